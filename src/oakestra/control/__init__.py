@@ -1,0 +1,1 @@
+"""What every tier is given: the loop, a clock, randomness, logs."""

@@ -1,0 +1,35 @@
+"""Log lines: a constant phrase, then `key=value` for everything that varies."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class KeyValueFormatter(logging.Formatter):
+    """Renders `extra={…}` as `key=value` after the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        extras = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        pairs = " ".join(f"{key}={_quoted(value)}" for key, value in extras.items())
+        line = super().formatMessage(record)
+        return f"{line}  {pairs}" if pairs else line
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or any(character.isspace() for character in text) else text
+
+
+def configure(*, level: str = "INFO") -> None:
+    """Send log lines to standard error, where the supervisor or systemd keeps them."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(KeyValueFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [stream]
+    root.setLevel(level.upper())

@@ -1,0 +1,43 @@
+"""The loop every tier runs: observe, plan, execute, again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+
+PASS_FAILED_BACKOFF_S = 1.0
+"""A pass that raised is repeated after this long, however often it is woken: a bug must not burn the CPU."""
+
+
+class Loop:
+    """Call `activate` whenever woken and at least every `resync_s` seconds; never twice at once.
+
+    A wake-up carries no data: however many arrive during a pass, one more pass follows, and it looks at the
+    whole state afresh. A pass that raises is logged and tried again.
+    """
+
+    def __init__(self, activate: Callable[[], Awaitable[None]], *, resync_s: float) -> None:
+        self._activate = activate
+        self._resync_s = resync_s
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Ask for one more pass, soon."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Make passes until cancelled."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._activate()
+            except Exception:
+                logger.exception("pass failed, will repeat")
+                await asyncio.sleep(PASS_FAILED_BACKOFF_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._resync_s):
+                    await self._woken.wait()

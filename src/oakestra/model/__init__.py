@@ -1,0 +1,1 @@
+"""The nouns: frozen values, enums, ids and errors. Knows nothing but the standard library's data types."""

@@ -1,0 +1,154 @@
+"""What users ask for: applications and their services (spec)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
+
+
+class TransportProtocol(StrEnum):
+    """What a published port carries."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class RestartPolicy(StrEnum):
+    """What the worker does with an instance whose process ended."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on_failure"
+    NEVER = "never"
+
+
+class ConstraintKind(StrEnum):
+    """Rules a user may set about where a service runs; others are kept but not understood."""
+
+    DIRECT = "direct"
+    CLUSTERS = "clusters"
+    ADDONS = "addons"
+    LATENCY = "latency"
+    GEO = "geo"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ConstraintKind:
+        del value
+        return cls.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one instance needs, or what a machine has. Absent means 0.
+
+    `vcpus` may be over-committed and becomes a CPU weight; the others are reserved one to one.
+    """
+
+    memory_mib: int = 0
+    vcpus: int = 0
+    vgpus: int = 0
+    vtpus: int = 0
+    storage_mib: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
+            memory_mib=self.memory_mib + other.memory_mib,
+            vcpus=self.vcpus + other.vcpus,
+            vgpus=self.vgpus + other.vgpus,
+            vtpus=self.vtpus + other.vtpus,
+            storage_mib=self.storage_mib + other.storage_mib,
+        )
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(
+            memory_mib=self.memory_mib - other.memory_mib,
+            vcpus=self.vcpus - other.vcpus,
+            vgpus=self.vgpus - other.vgpus,
+            vtpus=self.vtpus - other.vtpus,
+            storage_mib=self.storage_mib - other.storage_mib,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPort:
+    """A port of the worker's machine that leads to a port of the instance."""
+
+    host_port: int
+    container_port: int
+    protocol: TransportProtocol = TransportProtocol.TCP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A rule about where a service may run."""
+
+    kind: ConstraintKind
+    cluster: str = ""
+    nodes: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAddresses:
+    """The semantic addresses of a service: any instance at random, and the closest one."""
+
+    round_robin_v4: str = ""
+    round_robin_v6: str = ""
+    closest_v4: str = ""
+    closest_v6: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceAddress:
+    """The semantic address of one slot. It stays with the slot when the slot moves."""
+
+    v4: str = ""
+    v6: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """Everything the tiers below root must know to place and run instances of a service."""
+
+    id: ServiceId
+    application_id: ApplicationId
+    tenant: OrganizationId
+    """Services of one tenant may reach each other; those of two may not."""
+    name: str
+    """`application.namespace.service.namespace`, as shown to people and used as DNS name."""
+    revision: int = 0
+    """Grows with every change of this spec."""
+    virtualization: str = "docker"
+    image: str = ""
+    command: tuple[str, ...] = ()
+    """Replaces the image's entrypoint and command when not empty."""
+    environment: tuple[str, ...] = ()
+    """`NAME=value` each."""
+    resources: Resources = field(default_factory=Resources)
+    ports: tuple[PublishedPort, ...] = ()
+    architectures: tuple[str, ...] = ()
+    """Architectures the service can run on (`amd64`, `arm64`); empty means any."""
+    csi_drivers: tuple[str, ...] = ()
+    privileged: bool = False
+    restart: RestartPolicy = RestartPolicy.ALWAYS
+    one_shot: bool = False
+    """A one-shot service that ends with exit code 0 is COMPLETED and stays so."""
+    constraints: tuple[Constraint, ...] = ()
+    addresses: ServiceAddresses = field(default_factory=ServiceAddresses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """A named group of services with one owner."""
+
+    id: ApplicationId
+    name: str
+    namespace: str
+    description: str
+    owner: UserId
+    tenant: OrganizationId
+    deleted: bool = False
+    """A tombstone: kept until everything it held is withdrawn."""

@@ -1,0 +1,195 @@
+"""What root knows: records kept in its store, and views that live only in memory.
+
+Who writes what: users' edits (`operations.py`) write users, organizations, applications, services and the `wanted`
+of slots; the pass (`plan.py`, `execute.py`) writes placements, withdrawals and deletes tombstones; reports write
+`status`; joining writes clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
+from oakestra.model.machine import InstanceUsage
+from oakestra.model.service import Application, InstanceAddress, ServiceSpec
+from oakestra.store import Store
+from oakestra.store.records import Records
+from oakestra.wire.native import ClusterReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRecord:
+    """Somebody who may log in."""
+
+    id: UserId
+    name: str
+    email: str = ""
+    password_hash: str = ""
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A user's roles in an organization."""
+
+    user: UserId
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrganizationRecord:
+    """A tenant."""
+
+    id: OrganizationId
+    name: str
+    members: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationRecord:
+    """An application and whatever else its SLA said."""
+
+    application: Application
+    services: tuple[ServiceId, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Keys of the SLA that we keep without understanding them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRecord:
+    """A service, its counter of slots, and the SLA's own words."""
+
+    spec: ServiceSpec
+    document: dict[str, Any] = field(default_factory=dict)
+    """The microservice object as the user sent it."""
+    next_slot: int = 0
+    deleted: bool = False
+    """A tombstone: goes when its last slot is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateVerdict:
+    """What was thought of one candidate: empty `refusal` means it would do."""
+
+    name: str
+    refusal: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRecord:
+    """One copy of a service that somebody wants, or wanted."""
+
+    slot: Slot
+    address: InstanceAddress
+    wanted: bool = True
+    """False: a tombstone, kept until its placement is seen gone."""
+    requested_wall_s: float = 0.0
+    placement: int = 0
+    """Number of the current placement; 0 before the first."""
+    cluster: ClusterId | None = None
+    """Where it is placed; None: nowhere (yet)."""
+    reason: str = ""
+    """Why it is where it is, or why it is nowhere."""
+    verdicts: tuple[CandidateVerdict, ...] = ()
+    status: InstanceStatus | None = None
+    """The truest report about the current placement."""
+    changed_wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawalRecord:
+    """A placement that must go; kept until its cluster has shown that it is gone."""
+
+    placed: Placement
+    cluster: ClusterId
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRecord:
+    """A cluster that joined."""
+
+    id: ClusterId
+    name: str
+    key: str
+    location: str = ""
+    host: str = ""
+    api_port: int = 10100
+    joined_wall_s: float = 0.0
+    subnet_first: int = 0
+    """First worker subnet index leased to it."""
+    subnet_count: int = 64
+    generation: int = 0
+    """Of the assignment last rendered for it."""
+    assignment_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineRecord:
+    """A semantic address that must not be given out again yet."""
+
+    address: InstanceAddress
+    until_wall_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class ClusterView:
+    """What root sees of a cluster now. Memory only; rebuilt from the next report."""
+
+    last_seen_s: float | None = None
+    """By `uptime_s`; None: not since this process started."""
+    last_seen_wall_s: float = 0.0
+    report: ClusterReport | None = None
+    applied_generation: int = -1
+    """Of this epoch's assignments, the newest the cluster said it applied."""
+    cpu_ratio: float = 0.0
+    memory_ratio: float = 0.0
+
+
+class RootState:
+    """Root's working set. Change it, `await commit()`, then wake the loop."""
+
+    def __init__(self, store: Store) -> None:
+        self.records = Records(store)
+        self.users = self.records.table("users", UserRecord)
+        self.organizations = self.records.table("organizations", OrganizationRecord)
+        self.applications = self.records.table("applications", ApplicationRecord)
+        self.services = self.records.table("services", ServiceRecord)
+        self.slots = self.records.table("slots", SlotRecord)
+        """By `slot_key`."""
+        self.withdrawals = self.records.table("withdrawals", WithdrawalRecord)
+        """By `placement_key`."""
+        self.clusters = self.records.table("clusters", ClusterRecord)
+        self.quarantine = self.records.table("quarantine", QuarantineRecord)
+        self.settings = self.records.table("settings", str)
+        self.views: dict[ClusterId, ClusterView] = {}
+        self.usage: dict[InstanceKey, InstanceUsage] = {}
+        self.records.load()
+
+    async def commit(self) -> None:
+        """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""
+        await self.records.commit()
+
+    def slots_of(self, service: ServiceId) -> list[SlotRecord]:
+        """Return the slots of a service, tombstones included, by number."""
+        return sorted(
+            (record for record in self.slots.values() if record.slot.service == service),
+            key=lambda record: record.slot.number,
+        )
+
+    def services_of(self, application: ApplicationId) -> list[ServiceRecord]:
+        """Return the services of an application, tombstones included."""
+        return [record for record in self.services.values() if record.spec.application_id == application]
+
+
+def slot_key(slot: Slot) -> str:
+    """Return the key of a slot's record."""
+    return f"{slot.service}/{slot.number}"
+
+
+def placement_key(placed: Placement) -> str:
+    """Return the key of a placement's withdrawal record."""
+    return f"{placed.service}/{placed.number}/{placed.placement}"

@@ -1,0 +1,58 @@
+"""Durable records behind one small protocol. An orchestrator's truth lives here, its working set in memory.
+
+Records are opaque bytes under (table, key). A commit is a transaction; writers are served in order, and
+several waiting commits may share one disk flush. Nothing here knows what a record means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write `body` under (table, key), replacing what was there."""
+
+    table: str
+    key: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove (table, key); nothing happens if it is not there."""
+
+    table: str
+    key: str
+
+
+Change = Put | Delete
+
+
+class StoreFailed(Exception):
+    """A commit could not be made durable (disk full, file damaged).
+
+    That commit and every one queued behind it are refused until `load` is called again: they were decided on
+    a state that does not exist on disk.
+    """
+
+
+class Store(Protocol):
+    """Keeps records. `epoch` is new whenever the store is new or was restored, and never repeats."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    def load(self) -> Mapping[str, Mapping[str, bytes]]:
+        """Return every record as {table: {key: body}}; every table of the schema is present.
+
+        Also clears the refusal described at `StoreFailed`. Raises `StoreFailed` if it cannot be read.
+        """
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Make all changes durable, or none; return when they are. Raises `StoreFailed`."""
+
+    def close(self) -> None:
+        """Finish queued commits and release the file. Calling it twice is harmless."""

@@ -1,0 +1,92 @@
+"""The working set: typed records in memory, in step with a store.
+
+Reading is a dictionary look-up. A change is visible in memory at once and durable when `commit` returns; nothing
+may be answered or sent because of a change before that. After a failed commit memory is read afresh from disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from oakestra.model.errors import Unavailable
+from oakestra.store import Change, Delete, Put, Store, StoreFailed
+
+T = TypeVar("T")
+
+
+class Table(Mapping[str, T], Generic[T]):
+    """Records of one kind by key. Iterates in the order of insertion."""
+
+    def __init__(self, name: str, kind: type[T], pending: list[Change]) -> None:
+        self.name = name
+        self._decoder = msgspec.json.Decoder(kind)
+        self._records: dict[str, T] = {}
+        self._pending = pending
+
+    def __getitem__(self, key: str) -> T:
+        return self._records[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def put(self, key: str, record: T) -> None:
+        """Set the record; a no-op if it is equal to what is there."""
+        if self._records.get(key) == record:
+            return
+        self._records[key] = record
+        self._pending.append(Put(self.name, key, msgspec.json.encode(record)))
+
+    def remove(self, key: str) -> None:
+        """Remove the record; a no-op if there is none."""
+        if self._records.pop(key, None) is not None:
+            self._pending.append(Delete(self.name, key))
+
+    def replace_all(self, bodies: Mapping[str, bytes]) -> None:
+        """Forget everything and take these encoded records."""
+        self._records = {key: self._decoder.decode(body) for key, body in bodies.items()}
+
+
+class Records:
+    """All tables of one orchestrator, and the changes not yet committed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pending: list[Change] = []
+        self._tables: list[Table[Any]] = []
+
+    @property
+    def epoch(self) -> int:
+        return self._store.epoch
+
+    def table(self, name: str, kind: type[T]) -> Table[T]:
+        """Declare a table; call `load` after the last one."""
+        table = Table(name, kind, self._pending)
+        self._tables.append(table)
+        return table
+
+    def load(self) -> None:
+        """Read everything from the store, dropping changes that were not committed."""
+        self._pending.clear()
+        bodies = self._store.load()
+        for table in self._tables:
+            table.replace_all(bodies[table.name])
+
+    async def commit(self) -> None:
+        """Make every change so far durable. Raises `Unavailable` and reads afresh if that fails."""
+        if not self._pending:
+            return
+        changes = tuple(self._pending)
+        self._pending.clear()
+        try:
+            await self._store.commit(changes)
+        except StoreFailed as error:
+            self.load()
+            raise Unavailable(
+                f"the change could not be saved: {error}; nothing was changed, try again"
+            ) from error

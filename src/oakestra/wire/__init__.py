@@ -1,0 +1,1 @@
+"""Bytes <-> model, without I/O. Every name and quirk of a protocol lives here and only here."""

@@ -1,0 +1,311 @@
+"""What our own tiers say to each other: desired sets down, observed sets up, requests and replies both ways.
+
+Everything is msgpack. Unknown fields are ignored; unknown enum values become UNKNOWN. Every set carries the
+sender's store epoch, a generation that only grows within that epoch, and what the sender last applied of the
+other's. A set is always whole; absence in it removes nothing: withdrawals are explicit (decisions.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from oakestra.model.address import Peer, Route, Subnet
+from oakestra.model.errors import Invalid
+from oakestra.model.ids import ClusterId, ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Placement
+from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+
+PROTOCOL_MAJOR = 1
+MESSAGE_BYTES_MAX = 1 << 20
+PIECE_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """Which state of the sender's store a set renders."""
+
+    epoch: int = 0
+    generation: int = 0
+
+
+# --- root -> cluster -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignedSlot:
+    """A slot that root placed in this cluster."""
+
+    placed: Placement
+    address: InstanceAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteInstance:
+    """A ready instance in another cluster, as needed for routes."""
+
+    placed: Placement
+    instance: InstanceAddress
+    namespace: InstanceAddress
+    peer: str
+    """The worker it runs on; its addresses stand in `peers`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterAssignment:
+    """All that root wants of one cluster."""
+
+    version: Version
+    services: tuple[ServiceSpec, ...] = ()
+    slots: tuple[AssignedSlot, ...] = ()
+    withdrawn: tuple[Placement, ...] = ()
+    subnet_lease: tuple[int, int] | None = None
+    """First worker subnet index leased, and how many."""
+    remotes: tuple[RemoteInstance, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+
+# --- cluster -> root -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """What the live workers of one architecture and runtime offer together."""
+
+    architecture: str
+    virtualization: str
+    workers: int
+    total: Resources
+    free: Resources
+    """Unreserved, summed."""
+    largest_free: Resources
+    """The largest free piece of each kind on any one worker (not necessarily the same one)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A placement this cluster cannot satisfy now, and why."""
+
+    placed: Placement
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSummary:
+    """A worker as root and its users see it."""
+
+    id: WorkerId
+    name: str
+    host: str
+    live: bool
+    instances: int
+    capacity: Capacity
+    free: Resources
+    usage: MachineUsage = field(default_factory=MachineUsage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterReport:
+    """All that a cluster saw. `complete` is false while it cannot vouch for something it does not mention."""
+
+    version: Version
+    applied: Version
+    complete: bool
+    statuses: tuple[InstanceStatus, ...] = ()
+    """The truest status of every placement it knows, including those being withdrawn."""
+    refusals: tuple[Refusal, ...] = ()
+    aggregates: tuple[Aggregate, ...] = ()
+    workers: tuple[WorkerSummary, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceMeasurement:
+    """Telemetry of one instance."""
+
+    key: InstanceKey
+    usage: InstanceUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """Measurements, up from worker and cluster. Lost ones are not sent again."""
+
+    machine: MachineUsage = field(default_factory=MachineUsage)
+    instances: tuple[InstanceMeasurement, ...] = ()
+
+
+# --- cluster -> worker -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignedInstance:
+    """An instance that the cluster put on this worker."""
+
+    key: InstanceKey
+    address: InstanceAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerAssignment:
+    """All that a cluster wants of one worker."""
+
+    version: Version
+    services: tuple[ServiceSpec, ...] = ()
+    instances: tuple[AssignedInstance, ...] = ()
+    withdrawn: tuple[InstanceKey, ...] = ()
+    subnets: tuple[Subnet, ...] = ()
+    subnet_index: int = 0
+    routes: tuple[Route, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+
+# --- worker -> cluster -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """All that a worker saw. `complete` is false when looking failed or while it adopts."""
+
+    version: Version
+    applied: Version
+    complete: bool
+    statuses: tuple[InstanceStatus, ...] = ()
+    capacity: Capacity = field(default_factory=Capacity)
+
+
+# --- both ways -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """A sign of life. The receiver sends its set again if `applied` is not what it last sent, and asks for
+    the sender's by answering with its own beat, whose `applied` then differs from the sender's `version`."""
+
+    version: Version
+    applied: Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request that travels down to a worker (or stops at the tier it names), and is answered in pieces."""
+
+    id: str
+    method: str
+    worker: WorkerId = WorkerId("")
+    deadline_s: float = 30.0
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelCall:
+    """The asker has gone; stop working on this call."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A piece of the answer to a call, at most 256 KiB; `end` marks the last, `error` why there is no more."""
+
+    id: str
+    sequence: int
+    body: bytes = b""
+    end: bool = False
+    error: str = ""
+
+
+# --- joining ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinWorker:
+    """A worker asks to belong to a cluster. `key` is its identity: same key, same id."""
+
+    key: str
+    name: str
+    capacity: Capacity
+    host: str = ""
+    """Address its peers reach it at; empty: the address it connects from."""
+    tunnel_port: int = 50103
+    token: str = ""
+    major: int = PROTOCOL_MAJOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJoined:
+    """The answer: who the worker is and where it connects."""
+
+    id: WorkerId
+    cluster: ClusterId
+    cluster_name: str
+    mqtt_port: int
+    major: int = PROTOCOL_MAJOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinCluster:
+    """A cluster asks to belong to root."""
+
+    key: str
+    name: str
+    location: str = ""
+    token: str = ""
+    api_port: int = 10100
+    major: int = PROTOCOL_MAJOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterJoined:
+    """The answer: who the cluster is."""
+
+    id: ClusterId
+    major: int = PROTOCOL_MAJOR
+
+
+# --- codec -----------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+
+CallMessage = Call | CancelCall | Reply
+_TAGS: dict[type, str] = {Call: "call", CancelCall: "cancel", Reply: "reply"}
+_TAGGED = {tag: kind for kind, tag in _TAGS.items()}
+
+
+def encode(value: object) -> bytes:
+    """Return the bytes of a message of this module."""
+    return _ENCODER.encode(value)
+
+
+def decode(payload: bytes, kind: type[T]) -> T:
+    """Return the message in `payload`; raise `Invalid` if it is not a `kind`."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        decoder = _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        return decoder.decode(payload)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Invalid(f"not a {kind.__name__}: {error}") from error
+
+
+def encode_call(message: CallMessage) -> bytes:
+    """Return the bytes of a message of the request/reply channel."""
+    return _ENCODER.encode((_TAGS[type(message)], message))
+
+
+def decode_call(payload: bytes) -> CallMessage:
+    """Return the request, cancellation or reply in `payload`; raise `Invalid` if it is none."""
+    tag, body = decode(payload, tuple[str, msgspec.Raw])
+    kind = _TAGGED.get(tag)
+    if kind is None:
+        raise Invalid(f"unknown call message {tag!r}")
+    return decode(bytes(body), kind)
+
+
+def service_of(services: tuple[ServiceSpec, ...]) -> dict[ServiceId, ServiceSpec]:
+    """Index specs by id."""
+    return {spec.id: spec for spec in services}
