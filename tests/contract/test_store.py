@@ -1,0 +1,108 @@
+"""Every store keeps the promises of `Store`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oakestra.model.errors import Unavailable
+from oakestra.store import Delete, Put, Store, StoreFailed
+from oakestra.store.fake import Disk, FakeStore
+from oakestra.store.records import Records
+from oakestra.store.sqlite import SCHEMAS, SqliteStore
+
+Open = Callable[[], Store]
+
+
+@pytest.fixture(params=["fake", "sqlite"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the same store again and again, as restarts of a process would."""
+    disk = Disk({"users": {}, "slots": {}}, epoch=5)
+    opened: list[Store] = []
+
+    def open_store() -> Store:
+        store: Store
+        if request.param == "fake":
+            store = FakeStore(("users", "slots"), disk=disk)
+        else:
+            store = SqliteStore(tmp_path / "root.db", "root", fresh_epoch=5 + len(opened))
+        opened.append(store)
+        return store
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
+def test_what_was_committed_is_there_after_a_restart(opener: Open) -> None:
+    asyncio.run(opener().commit([Put("users", "a", b"1"), Put("slots", "s", b"2"), Put("users", "b", b"3")]))
+    asyncio.run(opener().commit([Delete("users", "b"), Delete("users", "never"), Put("users", "a", b"9")]))
+
+    found = opener().load()
+    assert found["users"] == {"a": b"9"}
+    assert found["slots"] == {"s": b"2"}
+
+
+def test_the_epoch_belongs_to_the_disk_not_to_the_process(opener: Open) -> None:
+    assert opener().epoch == opener().epoch == 5
+
+
+def test_commits_from_many_writers_are_kept_in_order(opener: Open) -> None:
+    store = opener()
+
+    async def write() -> None:
+        await asyncio.gather(*(store.commit([Put("users", "last", str(n).encode())]) for n in range(200)))
+
+    asyncio.run(write())
+    assert opener().load()["users"]["last"] == b"199"
+
+
+def test_a_full_disk_refuses_and_recovers_without_half_a_commit(tmp_path: Path) -> None:
+    disk = Disk({"users": {}}, epoch=1)
+    records = Records(FakeStore(("users",), disk=disk))
+    users = records.table("users", str)
+    records.load()
+
+    async def story() -> None:
+        users.put("a", "kept")
+        await records.commit()
+        disk.full = True
+        users.put("b", "lost")
+        with pytest.raises(Unavailable, match="nothing was changed"):
+            await records.commit()
+        assert dict(users) == {"a": "kept"}
+        disk.full = False
+        users.put("c", "kept too")
+        await records.commit()
+
+    asyncio.run(story())
+    assert set(disk.tables["users"]) == {"a", "c"}
+
+
+def test_sqlite_refuses_after_a_failed_commit_until_it_is_read_again(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "root.db", "root", fresh_epoch=1)
+
+    async def story() -> None:
+        with pytest.raises(StoreFailed):
+            await store.commit([Put("users", "half", b"1"), Put("no_such_table", "x", b"")])
+        with pytest.raises(StoreFailed, match="earlier"):
+            await store.commit([Put("users", "decided on it", b"1")])
+        assert store.load()["users"] == {}
+        await store.commit([Put("users", "fine", b"1")])
+
+    asyncio.run(story())
+    store.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "root.db"
+    SqliteStore(path, "root", fresh_epoch=1).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {len(SCHEMAS['root']) + 1}")
+    connection.close()
+    with pytest.raises(StoreFailed, match="newer version"):
+        SqliteStore(path, "root", fresh_epoch=1)
