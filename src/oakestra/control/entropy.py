@@ -17,7 +17,7 @@ class Entropy:
         if self._seed is None:
             return SystemRandom()
         digest = hashlib.sha256(f"{self._seed}/{purpose}".encode()).digest()
-        return Random(int.from_bytes(digest[:8], "big"))
+        return Random(int.from_bytes(digest[:8], "big"))  # noqa: S311 - reproducible on purpose
 
 
 def new_id(random: Random) -> str:

@@ -14,7 +14,7 @@ class KeyValueFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library names it
         extras = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         pairs = " ".join(f"{key}={_quoted(value)}" for key, value in extras.items())
         line = super().formatMessage(record)

@@ -17,10 +17,11 @@ class Loop:
     """Call `activate` whenever woken and at least every `resync_s` seconds; never twice at once.
 
     A wake-up carries no data: however many arrive during a pass, one more pass follows, and it looks at the
-    whole state afresh. A pass that raises is logged and tried again.
+    whole state afresh. A pass may return in how many seconds it wants another one at the latest (a back-off ends, a
+    grace runs out). A pass that raises is logged and tried again.
     """
 
-    def __init__(self, activate: Callable[[], Awaitable[None]], *, resync_s: float) -> None:
+    def __init__(self, activate: Callable[[], Awaitable[float | None]], *, resync_s: float) -> None:
         self._activate = activate
         self._resync_s = resync_s
         self._woken = asyncio.Event()
@@ -33,11 +34,14 @@ class Loop:
         """Make passes until cancelled."""
         while True:
             self._woken.clear()
+            wait_s = self._resync_s
             try:
-                await self._activate()
+                wanted_s = await self._activate()
+                if wanted_s is not None:
+                    wait_s = min(max(wanted_s, 0.0), wait_s)
             except Exception:
                 logger.exception("pass failed, will repeat")
                 await asyncio.sleep(PASS_FAILED_BACKOFF_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._resync_s):
+                async with asyncio.timeout(wait_s):
                     await self._woken.wait()

@@ -14,6 +14,7 @@ from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, Service
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import InstanceUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
+from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Records
 from oakestra.wire.native import ClusterReport
@@ -67,15 +68,6 @@ class ServiceRecord:
     next_slot: int = 0
     deleted: bool = False
     """A tombstone: goes when its last slot is gone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateVerdict:
-    """What was thought of one candidate: empty `refusal` means it would do."""
-
-    name: str
-    refusal: str = ""
-    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

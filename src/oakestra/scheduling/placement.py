@@ -1,0 +1,117 @@
+"""Choose among candidates, and keep what was thought of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from oakestra.scheduling.filters import CLUSTER_FILTERS, WORKER_FILTERS
+from oakestra.scheduling.request import ClusterCandidate, Request, WorkerCandidate
+from oakestra.scheduling.scores import cluster_score, worker_score
+
+FULL_SCAN_MAX = 2000
+"""Up to so many candidates all are looked at; beyond, the search stops at `FEASIBLE_MAX` that would do."""
+FEASIBLE_MAX = 100
+VERDICTS_MAX = 32
+"""A decision keeps what was thought of so many candidates; the sentence counts all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateVerdict:
+    """What was thought of one candidate: an empty `refusal` means it would do."""
+
+    name: str
+    refusal: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The candidate to take; `reason` says why in a sentence."""
+
+    id: str
+    name: str
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoChoice:
+    """Nobody will do; `reason` counts why."""
+
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...]
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+C = TypeVar("C", bound=_Named)
+
+
+def choose_worker(
+    request: Request, candidates: Sequence[WorkerCandidate], *, start: int = 0
+) -> Choice | NoChoice:
+    """Return the best worker for the request; `start` rotates where a bounded search begins."""
+    return _choose(request, candidates, WORKER_FILTERS, worker_score, what="worker", start=start)
+
+
+def choose_cluster(request: Request, candidates: Sequence[ClusterCandidate]) -> Choice | NoChoice:
+    """Return the best cluster for the request."""
+    return _choose(request, candidates, CLUSTER_FILTERS, cluster_score, what="cluster", start=0)
+
+
+def _choose(
+    request: Request,
+    candidates: Sequence[C],
+    filters: Sequence[Callable[[Request, C], str]],
+    score: Callable[[Request, C], float],
+    *,
+    what: str,
+    start: int,
+) -> Choice | NoChoice:
+    best: tuple[float, str] | None = None
+    chosen: C | None = None
+    feasible = 0
+    refusals: Counter[str] = Counter()
+    verdicts: list[CandidateVerdict] = []
+    bounded = len(candidates) > FULL_SCAN_MAX
+    for offset in range(len(candidates)):
+        candidate = candidates[(start + offset) % len(candidates)]
+        refusal = next((why for rule in filters if (why := rule(request, candidate))), "")
+        points = 0.0
+        if refusal:
+            refusals[refusal] += 1
+        else:
+            feasible += 1
+            points = score(request, candidate)
+            if best is None or (points, _reversed(candidate.id)) > best:
+                best, chosen = (points, _reversed(candidate.id)), candidate
+        if len(verdicts) < VERDICTS_MAX:
+            verdicts.append(CandidateVerdict(name=candidate.name, refusal=refusal, score=round(points, 3)))
+        if bounded and feasible >= FEASIBLE_MAX:
+            break
+    if chosen is None:
+        return NoChoice(reason=_why_nobody(refusals, what), verdicts=tuple(verdicts))
+    reason = f"best of {feasible} {what}s that fit" if feasible > 1 else f"the only {what} that fits"
+    return Choice(id=chosen.id, name=chosen.name, reason=reason, verdicts=tuple(verdicts))
+
+
+def _reversed(id: str) -> str:
+    """Make the smallest id win a tie, whatever order the candidates come in."""
+    return "".join(chr(0x10FFFF - ord(character)) for character in id)
+
+
+def _why_nobody(refusals: Counter[str], what: str) -> str:
+    if not refusals:
+        return f"there is no {what}"
+    parts = [
+        f"{count} {what}{'s' if count > 1 else ''}: {why}" for why, count in sorted(refusals.items())[:5]
+    ]
+    return "; ".join(parts)
