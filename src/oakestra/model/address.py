@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address, ip_interface
 
 from oakestra.model.ids import ServiceId
 from oakestra.model.service import InstanceAddress
@@ -62,3 +63,25 @@ class Peer:
     subnets: tuple[Subnet, ...]
     host: str
     port: int = 50103
+
+
+SUBNETS_MAX = 1 << 14
+INSTANCES_PER_SUBNET = 60
+"""A /26 less network, broadcast, bridge, and one to spare."""
+_FIRST_SUBNET_V4 = int(ip_address("10.18.0.0"))
+_FIRST_SUBNET_V6 = int(ip_address("fd18::"))
+
+
+def worker_subnet(index: int) -> Subnet:
+    """Return the index-th worker subnet: a /26 from 10.18.0.0 upwards and a /120 under fd18::/32."""
+    assert 0 <= index < SUBNETS_MAX, "subnet indexes have 14 bits"
+    v4 = ip_address(_FIRST_SUBNET_V4 + 64 * index)
+    v6 = ip_address(_FIRST_SUBNET_V6 + (index << 64))
+    return Subnet(v4=f"{v4}/26", v6=f"{v6}/120")
+
+
+def host_address(subnet: Subnet, host: int) -> InstanceAddress:
+    """Return address number `host` of a subnet; 1 is the bridge, instances begin at 2."""
+    v4 = ip_interface(subnet.v4).network.network_address + host
+    v6 = ip_interface(subnet.v6).network.network_address + host
+    return InstanceAddress(v4=str(v4), v6=str(v6))

@@ -227,6 +227,8 @@ class JoinWorker:
     key: str
     name: str
     capacity: Capacity
+    id: WorkerId = WorkerId("")
+    """The id it had before, for a cluster that lost its store; empty on a first join."""
     host: str = ""
     """Address its peers reach it at; empty: the address it connects from."""
     tunnel_port: int = 50103
@@ -251,6 +253,8 @@ class JoinCluster:
 
     key: str
     name: str
+    id: ClusterId = ClusterId("")
+    """The id it had before, for a root that lost its store; empty on a first join."""
     location: str = ""
     token: str = ""
     api_port: int = 10100

@@ -1,0 +1,112 @@
+"""Carry decisions and root's assignment into the records. The only writers of a cluster's records besides joining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from oakestra.cluster.plan import (
+    Adopt,
+    Decision,
+    Forget,
+    ForgetService,
+    GrantSubnet,
+    Place,
+    Unplaceable,
+    Withdraw,
+)
+from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, instance_key, slot_key
+from oakestra.model.ids import WorkerId
+from oakestra.model.instance import InstanceKey, Placement
+from oakestra.wire.native import ClusterAssignment, Version
+
+
+def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
+    """Record what root wants. An older generation of the same epoch is ignored; absence removes nothing."""
+    applied = state.root.applied
+    if applied.epoch == assignment.version.epoch and assignment.version.generation < applied.generation:
+        return
+    for spec in assignment.services:
+        known = state.services.get(spec.id)
+        if known is None or known.revision <= spec.revision:
+            state.services.put(spec.id, spec)
+    for assigned in assignment.slots:
+        _accept_slot(state, assigned.placed, SlotRecord(placed=assigned.placed, address=assigned.address))
+    for placed in assignment.withdrawn:
+        record = state.slots.get(slot_key(placed.slot))
+        if record is not None and record.placed.placement <= placed.placement:
+            _vacate(state, record, reason="withdrawn by root")
+            state.slots.remove(slot_key(placed.slot))
+    first, count = assignment.subnet_lease or (state.root.subnet_first, state.root.subnet_count)
+    state.root = replace(state.root, applied=assignment.version, subnet_first=first, subnet_count=count)
+    state.remote = assignment
+
+
+def _accept_slot(state: ClusterState, placed: Placement, fresh: SlotRecord) -> None:
+    record = state.slots.get(slot_key(placed.slot))
+    if record is None:
+        state.slots.put(slot_key(placed.slot), fresh)
+    elif record.placed.placement < placed.placement:
+        _vacate(state, record, reason="root placed the slot anew")
+        state.slots.put(slot_key(placed.slot), fresh)
+    elif record.placed == placed:
+        state.slots.put(slot_key(placed.slot), replace(record, address=fresh.address))
+
+
+def _vacate(state: ClusterState, record: SlotRecord, *, reason: str) -> None:
+    if record.worker is not None:
+        _withdraw(state, record.key, record.worker, reason=reason)
+
+
+def _withdraw(state: ClusterState, key: InstanceKey, worker: WorkerId, *, reason: str) -> None:
+    known = state.workers.get(worker)
+    if known is None or instance_key(key) in state.withdrawals:
+        return
+    state.withdrawals.put(
+        instance_key(key),
+        WithdrawalRecord(key=key, worker=worker, since_generation=known.generation + 1, reason=reason),
+    )
+
+
+def apply(state: ClusterState, decisions: Sequence[Decision]) -> None:
+    """Put every decision into the records; `commit` is the caller's."""
+    for decision in decisions:
+        _apply(state, decision)
+
+
+def _apply(state: ClusterState, decision: Decision) -> None:
+    match decision:
+        case Place(slot=slot, worker=worker, attempt=attempt, reason=reason, verdicts=verdicts):
+            record = state.slots[slot_key(slot)]
+            placed = replace(record, worker=worker, attempt=attempt, reason=reason, verdicts=verdicts)
+            state.slots.put(slot_key(slot), placed)
+        case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
+            record = state.slots[slot_key(slot)]
+            _vacate(state, record, reason="a later attempt was found running")
+            state.slots.put(slot_key(slot), replace(record, worker=worker, attempt=attempt, reason=reason))
+        case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
+            record = state.slots[slot_key(slot)]
+            state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
+        case Withdraw(key=key, worker=worker, reason=reason):
+            _withdraw(state, key, worker, reason=reason)
+            current = state.slots.get(slot_key(key.slot))
+            if current is not None and current.worker == worker and current.key == key:
+                state.slots.put(slot_key(key.slot), replace(current, worker=None, reason=reason))
+        case Forget(key=key):
+            state.withdrawals.remove(instance_key(key))
+        case ForgetService(service=service):
+            state.services.remove(service)
+        case GrantSubnet(worker=worker, index=index):
+            known = state.workers[worker]
+            granted = (*known.subnet_indexes, index)
+            state.workers.put(worker, replace(known, subnet_indexes=granted))
+
+
+def stamp(state: ClusterState, worker: WorkerId, digest: str) -> tuple[Version, bool]:
+    """Return the version of the worker's assignment and whether it is new, given a digest of its content."""
+    record = state.workers[worker]
+    changed = record.assignment_digest != digest
+    if changed:
+        record = replace(record, generation=record.generation + 1, assignment_digest=digest)
+        state.workers.put(worker, record)
+    return Version(epoch=state.records.epoch, generation=record.generation), changed

@@ -1,0 +1,72 @@
+"""Gather what a cluster wants and sees into one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord
+from oakestra.model.ids import ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
+from oakestra.model.service import ServiceSpec
+from oakestra.scheduling.liveness import Liveness, judge
+from oakestra.wire.native import Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSeen:
+    """A worker, how alive it is, and what it says runs there."""
+
+    record: WorkerRecord
+    liveness: Liveness
+    reported: bool
+    """It has reported since this process started, so what it runs is known."""
+    complete: bool
+    """Its last report vouches for what it does not mention."""
+    applied: Version
+    statuses: Mapping[InstanceKey, InstanceStatus]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything a pass looks at."""
+
+    epoch: int
+    services: Mapping[ServiceId, ServiceSpec]
+    slots: Mapping[Slot, SlotRecord]
+    withdrawals: Mapping[InstanceKey, WithdrawalRecord]
+    workers: Mapping[WorkerId, WorkerSeen]
+    lease: tuple[int, int]
+    """First worker subnet index that root leased to this cluster, and how many."""
+    root_known: bool
+    """Root's assignment was received by this store, so what it does not name is nobody's."""
+    adopting: bool
+    """The store is new: workers that ran instances before may not have reported them yet."""
+
+
+def observe(
+    state: ClusterState, *, now_s: float, since_s: float, lost_after_s: float, adopt_until_s: float
+) -> Observed:
+    """Return the cluster as it is now. `since_s` is when this process started."""
+    workers: dict[WorkerId, WorkerSeen] = {}
+    for record in state.workers.values():
+        view = state.view(record.id)
+        report = view.report
+        workers[record.id] = WorkerSeen(
+            record=record,
+            liveness=judge(view.last_seen_s, since_s=since_s, now_s=now_s, lost_after_s=lost_after_s),
+            reported=report is not None,
+            complete=report is not None and report.complete,
+            applied=report.applied if report else Version(),
+            statuses={status.key: status for status in report.statuses} if report else {},
+        )
+    return Observed(
+        epoch=state.records.epoch,
+        services={spec.id: spec for spec in state.services.values()},
+        slots={record.placed.slot: record for record in state.slots.values()},
+        withdrawals={record.key: record for record in state.withdrawals.values()},
+        workers=workers,
+        lease=(state.root.subnet_first, state.root.subnet_count),
+        root_known=state.root.applied != Version(),
+        adopting=now_s < adopt_until_s,
+    )

@@ -1,0 +1,232 @@
+"""Render a cluster's records as what it sends: an assignment per worker, and its report to root. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.plan import free_of
+from oakestra.cluster.state import SlotRecord
+from oakestra.model.address import Backend, Peer, Route, RouteKind, worker_subnet
+from oakestra.model.ids import OrganizationId, ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.request import WorkerCandidate
+from oakestra.wire.native import (
+    Aggregate,
+    AssignedInstance,
+    ClusterAssignment,
+    ClusterReport,
+    Refusal,
+    Version,
+    WorkerAssignment,
+    WorkerSummary,
+)
+
+UNVERSIONED = Version()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A ready instance, wherever it is."""
+
+    number: int
+    instance: InstanceAddress
+    namespace: InstanceAddress
+    worker: WorkerId | None
+    """None: in another cluster."""
+
+
+def worker_assignments(
+    observed: Observed, remote: ClusterAssignment | None
+) -> dict[WorkerId, WorkerAssignment]:
+    """Return what each worker should have, without versions."""
+    routes = _Routes(observed, remote)
+    held: defaultdict[WorkerId, list[SlotRecord]] = defaultdict(list)
+    for _, record in sorted(observed.slots.items()):
+        if record.worker is not None:
+            held[record.worker].append(record)
+    withdrawn: defaultdict[WorkerId, list[InstanceKey]] = defaultdict(list)
+    for key, withdrawal in sorted(observed.withdrawals.items()):
+        withdrawn[withdrawal.worker].append(key)
+    return {
+        id: _assignment(observed, worker, held[id], withdrawn[id], routes)
+        for id, worker in sorted(observed.workers.items())
+    }
+
+
+def _assignment(
+    observed: Observed,
+    worker: WorkerSeen,
+    held: list[SlotRecord],
+    withdrawn: list[InstanceKey],
+    routes: _Routes,
+) -> WorkerAssignment:
+    services = sorted({record.placed.service for record in held} & observed.services.keys())
+    tenants = sorted({observed.services[service].tenant for service in services})
+    indexes = worker.record.subnet_indexes
+    return WorkerAssignment(
+        version=UNVERSIONED,
+        services=tuple(observed.services[service] for service in services),
+        instances=tuple(AssignedInstance(key=record.key, address=record.address) for record in held),
+        withdrawn=tuple(withdrawn),
+        subnets=tuple(worker_subnet(index) for index in indexes),
+        subnet_index=indexes[0] if indexes else 0,
+        routes=tuple(route for tenant in tenants for route in routes.of(tenant, worker.record.id)),
+        peers=tuple(routes.peers(tenants, worker.record.id)),
+    )
+
+
+class _Routes:
+    """Semantic addresses of every tenant's services, worked out once for all workers."""
+
+    def __init__(self, observed: Observed, remote: ClusterAssignment | None) -> None:
+        self._observed = observed
+        self._remote_peers = remote.peers if remote else ()
+        self._ready: defaultdict[ServiceId, list[_Ready]] = defaultdict(list)
+        self._slots: defaultdict[ServiceId, dict[int, InstanceAddress]] = defaultdict(dict)
+        self._tenants: defaultdict[OrganizationId, list[ServiceSpec]] = defaultdict(list)
+        for _, spec in sorted(observed.services.items()):
+            self._tenants[spec.tenant].append(spec)
+        for slot, record in sorted(observed.slots.items()):
+            self._slots[slot.service][slot.number] = record.address
+            status = _current_status(observed, record)
+            if status is not None and status.ready and record.worker is not None:
+                ready = _Ready(slot.number, record.address, status.namespace, record.worker)
+                self._ready[slot.service].append(ready)
+        for other in remote.remotes if remote else ():
+            self._slots[other.placed.service].setdefault(other.placed.number, other.instance)
+            self._ready[other.placed.service].append(
+                _Ready(other.placed.number, other.instance, other.namespace, None)
+            )
+
+    def of(self, tenant: OrganizationId, worker: WorkerId) -> Iterator[Route]:
+        """Yield every route that instances of the tenant on this worker may use."""
+        for spec in self._tenants[tenant]:
+            backends = tuple(
+                Backend(slot=ready.number, address=ready.namespace, local=ready.worker == worker)
+                for ready in self._ready[spec.id]
+            )
+            yield from _service_routes(spec, backends)
+            by_slot = {backend.slot: backend for backend in backends}
+            for number, address in sorted(self._slots[spec.id].items()):
+                mine = (by_slot[number],) if number in by_slot else ()
+                yield Route(service=spec.id, kind=RouteKind.INSTANCE, address=address, backends=mine)
+
+    def peers(self, tenants: list[OrganizationId], worker: WorkerId) -> Iterator[Peer]:
+        """Yield every other worker that runs instances of these tenants."""
+        services = {spec.id for tenant in tenants for spec in self._tenants[tenant]}
+        others = {
+            record.worker
+            for slot, record in self._observed.slots.items()
+            if slot.service in services and record.worker is not None and record.worker != worker
+        }
+        for id in sorted(others):
+            seen = self._observed.workers.get(id)
+            if seen is not None and seen.record.host and seen.record.subnet_indexes:
+                yield _peer(seen)
+        yield from self._remote_peers if tenants else ()
+
+
+def _service_routes(spec: ServiceSpec, backends: tuple[Backend, ...]) -> Iterator[Route]:
+    addresses = spec.addresses
+    any_instance = InstanceAddress(v4=addresses.round_robin_v4, v6=addresses.round_robin_v6)
+    closest = InstanceAddress(v4=addresses.closest_v4, v6=addresses.closest_v6)
+    if any_instance != InstanceAddress():
+        yield Route(service=spec.id, kind=RouteKind.ROUND_ROBIN, address=any_instance, backends=backends)
+    if closest != InstanceAddress():
+        yield Route(service=spec.id, kind=RouteKind.CLOSEST, address=closest, backends=backends)
+
+
+def _peer(worker: WorkerSeen) -> Peer:
+    record = worker.record
+    return Peer(
+        subnet_index=record.subnet_indexes[0],
+        subnets=tuple(worker_subnet(index) for index in record.subnet_indexes),
+        host=record.host,
+        port=record.tunnel_port,
+    )
+
+
+def _current_status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    worker = observed.workers.get(record.worker) if record.worker else None
+    return worker.statuses.get(record.key) if worker else None
+
+
+def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: float) -> ClusterReport:
+    """Return what root should know, without a version."""
+    candidates = free_of(observed, vcpu_overcommit=vcpu_overcommit)
+    return ClusterReport(
+        version=UNVERSIONED,
+        applied=applied,
+        complete=not observed.adopting,
+        statuses=tuple(_statuses(observed)),
+        refusals=tuple(
+            Refusal(placed=record.placed, reason=record.reason)
+            for _, record in sorted(observed.slots.items())
+            if record.worker is None and record.reason
+        ),
+        aggregates=tuple(_aggregates(candidates)),
+        workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
+    )
+
+
+def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
+    for _, record in sorted(observed.slots.items()):
+        status = _current_status(observed, record)
+        if status is not None:
+            yield replace(status, worker=record.worker or WorkerId(""))
+        elif record.worker is not None:
+            yield InstanceStatus(
+                key=record.key, phase=Phase.WORKER_ASSIGNED, reason=record.reason, worker=record.worker
+            )
+        else:
+            yield InstanceStatus(key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason)
+    for key, withdrawal in sorted(observed.withdrawals.items()):
+        worker = observed.workers.get(withdrawal.worker)
+        seen = worker.statuses.get(key) if worker else None
+        phase = Phase.WORKER_ASSIGNED if seen is None else seen.phase
+        status = seen or InstanceStatus(key=key, phase=phase)
+        yield replace(status, worker=withdrawal.worker, ready=False, reason=withdrawal.reason)
+
+
+def _aggregates(candidates: Mapping[WorkerId, WorkerCandidate]) -> Iterator[Aggregate]:
+    groups: defaultdict[tuple[str, str], list[WorkerCandidate]] = defaultdict(list)
+    for candidate in candidates.values():
+        if not candidate.unusable:
+            for virtualization in candidate.capacity.virtualizations:
+                groups[candidate.capacity.architecture, virtualization].append(candidate)
+    for (architecture, virtualization), members in sorted(groups.items()):
+        yield Aggregate(
+            architecture=architecture,
+            virtualization=virtualization,
+            workers=len(members),
+            total=sum((member.total for member in members), Resources()),
+            free=sum((member.free for member in members), Resources()),
+            largest_free=_largest([member.free for member in members]),
+        )
+
+
+def _largest(pieces: list[Resources]) -> Resources:
+    return Resources(
+        memory_mib=max(piece.memory_mib for piece in pieces),
+        vcpus=max(piece.vcpus for piece in pieces),
+        vgpus=max(piece.vgpus for piece in pieces),
+        vtpus=max(piece.vtpus for piece in pieces),
+        storage_mib=max(piece.storage_mib for piece in pieces),
+    )
+
+
+def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:
+    return WorkerSummary(
+        id=worker.record.id,
+        name=worker.record.name,
+        host=worker.record.host,
+        live=worker.liveness is Liveness.LIVE and worker.reported,
+        instances=candidate.instances,
+        capacity=worker.record.capacity,
+        free=candidate.free,
+    )

@@ -1,0 +1,326 @@
+"""A cluster, wired: records what it is told, and makes passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from random import Random
+
+from oakestra.cluster.execute import accept, apply, stamp
+from oakestra.cluster.observe import Observed, observe
+from oakestra.cluster.plan import plan
+from oakestra.cluster.render import cluster_report, worker_assignments
+from oakestra.cluster.state import ClusterState, WorkerRecord
+from oakestra.control.clock import Clock
+from oakestra.control.entropy import new_id
+from oakestra.control.loop import Loop
+from oakestra.model.errors import Invalid
+from oakestra.model.ids import ClusterId, WorkerId, is_id
+from oakestra.model.machine import MachineUsage
+from oakestra.scheduling.liveness import Liveness
+from oakestra.store import Store
+from oakestra.transport import Channel, Link
+from oakestra.transport.calls import Relay
+from oakestra.wire.native import (
+    Beat,
+    ClusterAssignment,
+    ClusterReport,
+    InstanceMeasurement,
+    JoinWorker,
+    Telemetry,
+    Version,
+    WorkerJoined,
+    WorkerReport,
+    decode,
+    encode,
+)
+from oakestra.wire.sequence import digest, outdated
+
+logger = logging.getLogger(__name__)
+
+RESEND_EVERY_S = 1.0
+"""A set that a beat shows missing is sent again at most this often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The numbers of a cluster that an operator may set."""
+
+    vcpu_overcommit: float = 8.0
+    lost_after_s: float = 15.0
+    adopt_s: float = 10.0
+    """A new store waits so long for workers to report what they run before it places anything."""
+    beat_s: float = 5.0
+    telemetry_s: float = 15.0
+    resync_s: float = 10.0
+
+
+class Cluster:
+    """The middle tier. `run` makes passes until cancelled; everything else records and wakes."""
+
+    def __init__(
+        self,
+        store: Store,
+        up: Link,
+        down: Link,
+        *,
+        name: str,
+        mqtt_port: int,
+        new_store: bool,
+        clock: Clock,
+        ids: Random,
+        tuning: Tuning,
+    ) -> None:
+        self.id = ClusterId("")
+        """Given by root at the first join; empty before."""
+        self.state = ClusterState(store)
+        self._up = up
+        self._down = down
+        self._name = name
+        self._mqtt_port = mqtt_port
+        self._clock = clock
+        self._ids = ids
+        self._tuning = tuning
+        self._since_s = clock.uptime_s()
+        self._adopt_until_s = self._since_s + tuning.adopt_s if new_store else self._since_s
+        self._told: ClusterAssignment | None = None
+        self._report = ClusterReport(version=Version(), applied=Version(), complete=False)
+        self._report_digest = ""
+        self._report_epoch = int(clock.wall_s() * 1000)
+        self._report_due = False
+        self._resend: set[WorkerId] = set()
+        self._loop = Loop(self._pass, resync_s=tuning.resync_s)
+        self._relay = Relay(up, down)
+        up.listen(self._from_root, self._root_presence)
+        down.listen(self._from_worker, self._worker_presence)
+
+    async def run(self) -> None:
+        """Make passes, beat and forward measurements until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._loop.run())
+            group.create_task(self._up.run())
+            group.create_task(self._down.run())
+            group.create_task(self._beat_forever())
+            group.create_task(self._measure_forever())
+
+    # --- joining ---------------------------------------------------------------------------------------------
+
+    async def join(self, request: JoinWorker, *, peer: str) -> WorkerJoined:
+        """Make the worker with this key a member, or find that it is one; return who it is."""
+        record = next((known for known in self.state.workers.values() if known.key == request.key), None)
+        if record is None:
+            record = WorkerRecord(
+                id=self._worker_id(request),
+                key=request.key,
+                name=request.name,
+                joined_wall_s=self._clock.wall_s(),
+            )
+            logger.info("worker joined", extra={"worker": record.name, "id": record.id, "from": peer})
+        joined = replace(
+            record,
+            name=request.name,
+            host=request.host or peer,
+            tunnel_port=request.tunnel_port,
+            capacity=request.capacity,
+        )
+        self.state.workers.put(joined.id, joined)
+        await self.state.commit()
+        self._resend.add(joined.id)
+        self._loop.wake()
+        return WorkerJoined(id=joined.id, cluster=self.id, cluster_name=self._name, mqtt_port=self._mqtt_port)
+
+    def _worker_id(self, request: JoinWorker) -> WorkerId:
+        if is_id(request.id) and request.id not in self.state.workers:
+            return request.id
+        return WorkerId(new_id(self._ids))
+
+    # --- what arrives: record, wake ----------------------------------------------------------------------------
+
+    def _from_root(self, peer: str, channel: Channel, payload: bytes) -> None:
+        try:
+            if channel is Channel.SET:
+                assignment = decode(payload, ClusterAssignment)
+                if not outdated(self._told.version if self._told else None, assignment.version):
+                    self._told = assignment
+                self._loop.wake()
+            elif channel is Channel.BEAT:
+                beat = decode(payload, Beat)
+                if beat.applied != self._report.version:
+                    self._report_due = True
+                    self._loop.wake()
+            elif channel is Channel.CALL:
+                self._relay.from_above(peer, payload)
+        except Invalid as error:
+            logger.warning("root sent something unreadable", extra={"channel": channel, "error": error})
+
+    def _from_worker(self, peer: str, channel: Channel, payload: bytes) -> None:
+        worker = WorkerId(peer)
+        if worker not in self.state.workers:
+            return
+        view = self.state.view(worker)
+        try:
+            if channel is Channel.SET:
+                report = decode(payload, WorkerReport)
+                if not outdated(view.report.version if view.report else None, report.version):
+                    view.report = report
+                self._loop.wake()
+            elif channel is Channel.BEAT:
+                self._beaten(worker, decode(payload, Beat))
+            elif channel is Channel.TELEMETRY:
+                self._measured(worker, decode(payload, Telemetry))
+            elif channel is Channel.CALL:
+                self._relay.from_below(peer, payload)
+        except Invalid as error:
+            logger.warning("worker sent something unreadable", extra={"worker": worker, "error": error})
+            return
+        view.last_seen_s = self._clock.uptime_s()
+
+    def _beaten(self, worker: WorkerId, beat: Beat) -> None:
+        view = self.state.view(worker)
+        record = self.state.workers[worker]
+        version = Version(epoch=self.state.records.epoch, generation=record.generation)
+        if beat.applied != version:
+            self._resend.add(worker)
+            self._loop.wake()
+        known = view.report.version if view.report else Version()
+        if beat.version != known:
+            self._down.send(worker, Channel.BEAT, encode(Beat(version=version, applied=known)))
+
+    def _measured(self, worker: WorkerId, telemetry: Telemetry) -> None:
+        self.state.view(worker).machine = telemetry.machine
+        for measurement in telemetry.instances:
+            self.state.usage[measurement.key] = measurement.usage
+
+    def _root_presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
+        del peer
+        if connected:
+            self._report_due = True
+            self._loop.wake()
+
+    def _worker_presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
+        del peer, connected
+        self._loop.wake()
+
+    # --- the pass ------------------------------------------------------------------------------------------------
+
+    async def _pass(self) -> float | None:
+        told, self._told = self._told, None
+        if told is not None:
+            accept(self.state, told)
+        self._note_capacities()
+        decisions = plan(self._observe(), vcpu_overcommit=self._tuning.vcpu_overcommit)
+        apply(self.state, decisions)
+        if decisions:
+            logger.info("decided", extra=_counts(decisions))
+        observed = self._observe()
+        payloads = self._render(observed)
+        try:
+            await self.state.commit()
+        except BaseException:
+            self._told = self._told or told
+            raise
+        for worker, payload in payloads.items():
+            self._down.send(worker, Channel.SET, payload)
+        self._forget_measurements(observed)
+        self._report_to_root(observed)
+        return self._next_deadline_s(observed)
+
+    def _observe(self) -> Observed:
+        return observe(
+            self.state,
+            now_s=self._clock.uptime_s(),
+            since_s=self._since_s,
+            lost_after_s=self._tuning.lost_after_s,
+            adopt_until_s=self._adopt_until_s,
+        )
+
+    def _note_capacities(self) -> None:
+        for record in tuple(self.state.workers.values()):
+            report = self.state.view(record.id).report
+            if report is not None and report.capacity != record.capacity:
+                self.state.workers.put(record.id, replace(record, capacity=report.capacity))
+
+    def _render(self, observed: Observed) -> dict[WorkerId, bytes]:
+        """Stamp every worker's assignment and return those that must be sent: changed, or shown to be missed."""
+        now_s = self._clock.uptime_s()
+        payloads: dict[WorkerId, bytes] = {}
+        for worker, assignment in worker_assignments(observed, self.state.remote).items():
+            version, changed = stamp(self.state, worker, digest(assignment))
+            view = self.state.view(worker)
+            missed = worker in self._resend and now_s - view.resent_s >= RESEND_EVERY_S
+            if changed or missed:
+                payloads[worker] = encode(replace(assignment, version=version))
+            if missed:
+                view.resent_s = now_s
+                self._resend.discard(worker)
+        return payloads
+
+    def _report_to_root(self, observed: Observed) -> None:
+        report = cluster_report(
+            observed, applied=self.state.root.applied, vcpu_overcommit=self._tuning.vcpu_overcommit
+        )
+        content = digest(report)
+        if content != self._report_digest:
+            self._report_digest = content
+            version = Version(epoch=self._report_epoch, generation=self._report.version.generation + 1)
+            self._report = replace(report, version=version)
+            self._report_due = True
+        if self._report_due:
+            self._report_due = False
+            self._up.send("up", Channel.SET, encode(self._report))
+
+    def _next_deadline_s(self, observed: Observed) -> float | None:
+        now_s = self._clock.uptime_s()
+        due = [
+            max(self.state.view(id).last_seen_s or self._since_s, self._since_s)
+            + self._tuning.lost_after_s
+            - now_s
+            for id, worker in observed.workers.items()
+            if worker.liveness is Liveness.LIVE
+        ]
+        if observed.adopting:
+            due.append(self._adopt_until_s - now_s)
+        if self._resend:
+            due.append(RESEND_EVERY_S)
+        return max(min(due), 0.0) + 0.01 if due else None
+
+    # --- towards root ----------------------------------------------------------------------------------------------
+
+    async def _beat_forever(self) -> None:
+        while True:
+            beat = Beat(version=self._report.version, applied=self.state.root.applied)
+            self._up.send("up", Channel.BEAT, encode(beat))
+            await asyncio.sleep(self._tuning.beat_s)
+
+    async def _measure_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._tuning.telemetry_s)
+            machines = [view.machine for view in self.state.views.values() if view.report is not None]
+            instances = tuple(
+                InstanceMeasurement(key=key, usage=usage) for key, usage in sorted(self.state.usage.items())
+            )
+            if machines:
+                telemetry = Telemetry(machine=_mean(machines), instances=instances)
+                self._up.send("up", Channel.TELEMETRY, encode(telemetry))
+
+    def _forget_measurements(self, observed: Observed) -> None:
+        current = {record.key for record in observed.slots.values()}
+        for key in [key for key in self.state.usage if key not in current]:
+            del self.state.usage[key]
+
+
+def _mean(machines: list[MachineUsage]) -> MachineUsage:
+    count = len(machines)
+    return MachineUsage(
+        cpu_ratio=sum(machine.cpu_ratio for machine in machines) / count,
+        memory_ratio=sum(machine.memory_ratio for machine in machines) / count,
+        memory_available_mib=sum(machine.memory_available_mib for machine in machines),
+        disk_ratio=max(machine.disk_ratio for machine in machines),
+    )
+
+
+def _counts(decisions: tuple[object, ...]) -> Mapping[str, int]:
+    names = [type(decision).__name__.lower() for decision in decisions]
+    return {name: names.count(name) for name in sorted(set(names))}

@@ -1,0 +1,138 @@
+"""What a cluster knows: records kept in its store, and views that live only in memory.
+
+Who writes what: root's assignment writes services, the slots' placement and address; the pass writes the slots'
+attempt, worker and reason, and the withdrawals; joining writes workers; workers' reports write views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from oakestra.model.ids import WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
+from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
+from oakestra.model.service import InstanceAddress, ServiceSpec
+from oakestra.scheduling.placement import CandidateVerdict
+from oakestra.store import Store
+from oakestra.store.records import Records
+from oakestra.wire.native import ClusterAssignment, Version, WorkerReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRecord:
+    """A slot that root placed here, and which worker has it."""
+
+    placed: Placement
+    address: InstanceAddress
+    attempt: int = 0
+    """Number of the current or last attempt; 0 before the first."""
+    worker: WorkerId | None = None
+    reason: str = ""
+    verdicts: tuple[CandidateVerdict, ...] = ()
+
+    @property
+    def key(self) -> InstanceKey:
+        """The current attempt, or the one that would come next while no worker has it."""
+        return InstanceKey(*self.placed, self.attempt if self.worker else self.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawalRecord:
+    """An attempt that must go; kept until its worker has shown that it is gone."""
+
+    key: InstanceKey
+    worker: WorkerId
+    since_generation: int
+    """The first generation of the worker's assignment that says so."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """A worker that joined. Its identity is its key."""
+
+    id: WorkerId
+    key: str
+    name: str
+    host: str = ""
+    tunnel_port: int = 50103
+    joined_wall_s: float = 0.0
+    capacity: Capacity = field(default_factory=Capacity)
+    subnet_indexes: tuple[int, ...] = ()
+    generation: int = 0
+    """Of the assignment last rendered for it."""
+    assignment_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootRecord:
+    """What root said last."""
+
+    applied: Version = field(default_factory=Version)
+    """Of root's assignments, the newest that is in these records."""
+    subnet_first: int = 0
+    subnet_count: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerView:
+    """What the cluster sees of a worker now. Memory only; rebuilt from its next report."""
+
+    last_seen_s: float | None = None
+    """By `uptime_s`; None: not since this process started."""
+    report: WorkerReport | None = None
+    resent_s: float = float("-inf")
+    """When a set was last sent again because a beat showed that it was missed."""
+    machine: MachineUsage = field(default_factory=MachineUsage)
+
+
+class ClusterState:
+    """A cluster's working set. Change it, `await commit()`, then wake the loop."""
+
+    def __init__(self, store: Store) -> None:
+        self.records = Records(store)
+        self.services = self.records.table("services", ServiceSpec)
+        self.slots = self.records.table("slots", SlotRecord)
+        """By `slot_key`."""
+        self.withdrawals = self.records.table("withdrawals", WithdrawalRecord)
+        """By `instance_key`."""
+        self.workers = self.records.table("workers", WorkerRecord)
+        self.settings = self.records.table("settings", RootRecord)
+        self.views: dict[WorkerId, WorkerView] = {}
+        self.usage: dict[InstanceKey, InstanceUsage] = {}
+        self.remote: ClusterAssignment | None = None
+        """Root's last assignment, for what of it is not kept: instances and peers in other clusters."""
+        self.records.load()
+
+    async def commit(self) -> None:
+        """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""
+        await self.records.commit()
+
+    @property
+    def root(self) -> RootRecord:
+        return self.settings.get("root", RootRecord())
+
+    @root.setter
+    def root(self, record: RootRecord) -> None:
+        self.settings.put("root", record)
+
+    def view(self, worker: WorkerId) -> WorkerView:
+        """Return what is seen of the worker, beginning with nothing."""
+        return self.views.setdefault(worker, WorkerView())
+
+
+def slot_key(slot: Slot) -> str:
+    """Return the key of a slot's record."""
+    return f"{slot.service}/{slot.number}"
+
+
+def instance_key(key: InstanceKey) -> str:
+    """Return the key of an attempt's withdrawal record."""
+    return f"{key.service}/{key.number}/{key.placement}/{key.attempt}"
+
+
+def status_of(view: WorkerView | None, key: InstanceKey) -> InstanceStatus | None:
+    """Return what the worker last reported about an attempt."""
+    if view is None or view.report is None:
+        return None
+    return next((status for status in view.report.statuses if status.key == key), None)
