@@ -89,7 +89,8 @@ class _Routes:
         self._ready: defaultdict[ServiceId, list[_Ready]] = defaultdict(list)
         self._slots: defaultdict[ServiceId, dict[int, InstanceAddress]] = defaultdict(dict)
         self._tenants: defaultdict[OrganizationId, list[ServiceSpec]] = defaultdict(list)
-        for _, spec in sorted(observed.services.items()):
+        elsewhere = {spec.id: spec for spec in remote.remote_services} if remote else {}
+        for _, spec in sorted((elsewhere | dict(observed.services)).items()):
             self._tenants[spec.tenant].append(spec)
         for slot, record in sorted(observed.slots.items()):
             self._slots[slot.service][slot.number] = record.address
@@ -229,4 +230,6 @@ def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:
         instances=candidate.instances,
         capacity=worker.record.capacity,
         free=candidate.free,
+        tunnel_port=worker.record.tunnel_port,
+        subnet_indexes=worker.record.subnet_indexes,
     )

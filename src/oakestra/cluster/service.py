@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 RESEND_EVERY_S = 1.0
 """A set that a beat shows missing is sent again at most this often."""
 
+ANSWER_EVERY_S = 15.0
+"""A worker that beats hears back at least this often, so that it can tell a dead link from a quiet cluster."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
@@ -185,7 +188,9 @@ class Cluster:
             self._resend.add(worker)
             self._loop.wake()
         known = view.report.version if view.report else Version()
-        if beat.version != known:
+        now_s = self._clock.uptime_s()
+        if beat.version != known or now_s - view.answered_s >= ANSWER_EVERY_S:
+            view.answered_s = now_s
             self._down.send(worker, Channel.BEAT, encode(Beat(version=version, applied=known)))
 
     def _measured(self, worker: WorkerId, telemetry: Telemetry) -> None:
@@ -290,7 +295,9 @@ class Cluster:
 
     async def _beat_forever(self) -> None:
         while True:
-            beat = Beat(version=self._report.version, applied=self.state.root.applied)
+            # what is not kept (instances elsewhere) must be asked for again after a restart
+            applied = self.state.root.applied if self.state.remote is not None else Version()
+            beat = Beat(version=self._report.version, applied=applied)
             self._up.send("up", Channel.BEAT, encode(beat))
             await asyncio.sleep(self._tuning.beat_s)
 

@@ -83,6 +83,8 @@ class WorkerView:
     report: WorkerReport | None = None
     resent_s: float = float("-inf")
     """When a set was last sent again because a beat showed that it was missed."""
+    answered_s: float = float("-inf")
+    """When a beat of its was last answered."""
     machine: MachineUsage = field(default_factory=MachineUsage)
 
 

@@ -7,6 +7,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from oakestra.model.errors import OakestraError
+
 logger = logging.getLogger(__name__)
 
 PASS_FAILED_BACKOFF_S = 1.0
@@ -25,6 +27,7 @@ class Loop:
         self._activate = activate
         self._resync_s = resync_s
         self._woken = asyncio.Event()
+        self._said = ""
 
     def wake(self) -> None:
         """Ask for one more pass, soon."""
@@ -39,9 +42,20 @@ class Loop:
                 wanted_s = await self._activate()
                 if wanted_s is not None:
                     wait_s = min(max(wanted_s, 0.0), wait_s)
+            except OakestraError as error:
+                self._complain(str(error))
+                await asyncio.sleep(PASS_FAILED_BACKOFF_S)
             except Exception:
                 logger.exception("pass failed, will repeat")
                 await asyncio.sleep(PASS_FAILED_BACKOFF_S)
+            else:
+                self._said = ""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._woken.wait()
+
+    def _complain(self, why: str) -> None:
+        """Log why the world did not let a pass through, once per reason."""
+        if why != self._said:
+            self._said = why
+            logger.warning("pass not finished, will repeat", extra={"error": why})

@@ -83,6 +83,8 @@ class SlotRecord:
     """Number of the current placement; 0 before the first."""
     cluster: ClusterId | None = None
     """Where it is placed; None: nowhere (yet)."""
+    since_generation: int = 0
+    """The first generation of that cluster's assignment that says so."""
     reason: str = ""
     """Why it is where it is, or why it is nowhere."""
     verdicts: tuple[CandidateVerdict, ...] = ()
@@ -97,6 +99,8 @@ class WithdrawalRecord:
 
     placed: Placement
     cluster: ClusterId
+    since_generation: int
+    """The first generation of that cluster's assignment that says so."""
     reason: str = ""
 
 

@@ -56,3 +56,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Finish queued commits and release the file. Calling it twice is harmless."""
+
+
+class Cell(Protocol):
+    """Keeps one value durably: a worker's desired set, which must not cost it a database."""
+
+    def read(self) -> bytes | None:
+        """Return the value last written, or None if there never was one."""
+
+    async def write(self, value: bytes) -> None:
+        """Replace the value durably, or not at all. Raises `StoreFailed`."""

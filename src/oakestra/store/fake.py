@@ -52,3 +52,19 @@ class FakeStore:
 
     def close(self) -> None:
         """Nothing to finish: commits are awaited."""
+
+
+@dataclass
+class FakeCell:
+    """Implements `Cell` in memory; survives the agent as long as somebody holds it."""
+
+    value: bytes | None = None
+    full: bool = False
+
+    def read(self) -> bytes | None:
+        return self.value
+
+    async def write(self, value: bytes) -> None:
+        if self.full:
+            raise StoreFailed("no space left on the fake disk")
+        self.value = value

@@ -50,8 +50,6 @@ class RemoteInstance:
     placed: Placement
     instance: InstanceAddress
     namespace: InstanceAddress
-    peer: str
-    """The worker it runs on; its addresses stand in `peers`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +62,8 @@ class ClusterAssignment:
     withdrawn: tuple[Placement, ...] = ()
     subnet_lease: tuple[int, int] | None = None
     """First worker subnet index leased, and how many."""
+    remote_services: tuple[ServiceSpec, ...] = ()
+    """Services with instances elsewhere that instances of this cluster may reach."""
     remotes: tuple[RemoteInstance, ...] = ()
     peers: tuple[Peer, ...] = ()
 
@@ -104,6 +104,8 @@ class WorkerSummary:
     instances: int
     capacity: Capacity
     free: Resources
+    tunnel_port: int = 50103
+    subnet_indexes: tuple[int, ...] = ()
     usage: MachineUsage = field(default_factory=MachineUsage)
 
 

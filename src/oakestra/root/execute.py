@@ -1,0 +1,133 @@
+"""Carry decisions into root's records. Writes what the pass decides; users' edits are in `operations.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from oakestra.model.ids import ClusterId
+from oakestra.model.service import InstanceAddress, ServiceAddresses
+from oakestra.root.plan import (
+    Decision,
+    EndQuarantine,
+    Forget,
+    ForgetApplication,
+    ForgetService,
+    ForgetSlot,
+    Note,
+    Place,
+    Unplaceable,
+    Withdraw,
+)
+from oakestra.root.state import (
+    QuarantineRecord,
+    RootState,
+    ServiceRecord,
+    WithdrawalRecord,
+    placement_key,
+    slot_key,
+)
+from oakestra.wire.native import Version
+
+QUARANTINE_S = 600.0
+"""A released address rests so long: nobody may still send to it when it is given to another service."""
+
+
+def apply(state: RootState, decisions: Sequence[Decision], *, now_wall_s: float) -> None:
+    """Put every decision into the records; `commit` is the caller's."""
+    for decision in decisions:
+        _apply(state, decision, now_wall_s)
+
+
+def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:
+    match decision:
+        case Place():
+            _place(state, decision, now_wall_s)
+        case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
+            record = state.slots[slot_key(slot)]
+            state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
+        case Withdraw():
+            _withdraw(state, decision)
+        case Note(slot=slot, status=status):
+            record = state.slots[slot_key(slot)]
+            state.slots.put(slot_key(slot), replace(record, status=status, changed_wall_s=now_wall_s))
+        case Forget(placed=placed):
+            state.withdrawals.remove(placement_key(placed))
+        case ForgetSlot(slot=slot):
+            _quarantine(state, state.slots[slot_key(slot)].address, now_wall_s)
+            state.slots.remove(slot_key(slot))
+        case ForgetService(service=service):
+            _forget_service(state, state.services[service], now_wall_s)
+        case ForgetApplication(application=application):
+            state.applications.remove(application)
+        case EndQuarantine(key=key):
+            state.quarantine.remove(key)
+
+
+def _place(state: RootState, decision: Place, now_wall_s: float) -> None:
+    record = state.slots[slot_key(decision.slot)]
+    state.slots.put(
+        slot_key(decision.slot),
+        replace(
+            record,
+            cluster=decision.cluster,
+            placement=decision.placement,
+            since_generation=state.clusters[decision.cluster].generation + 1,
+            reason=decision.reason,
+            verdicts=decision.verdicts,
+            status=None,
+            changed_wall_s=now_wall_s,
+        ),
+    )
+
+
+def _withdraw(state: RootState, decision: Withdraw) -> None:
+    record = state.slots[slot_key(decision.placed.slot)]
+    if record.placement == decision.placed.placement:
+        state.slots.put(slot_key(decision.placed.slot), replace(record, cluster=None, reason=decision.reason))
+    cluster = state.clusters.get(decision.cluster)
+    if cluster is not None:
+        state.withdrawals.put(
+            placement_key(decision.placed),
+            WithdrawalRecord(
+                placed=decision.placed,
+                cluster=decision.cluster,
+                since_generation=cluster.generation + 1,
+                reason=decision.reason,
+            ),
+        )
+
+
+def _forget_service(state: RootState, service: ServiceRecord, now_wall_s: float) -> None:
+    addresses = service.spec.addresses
+    for address in _service_addresses(addresses):
+        _quarantine(state, address, now_wall_s)
+    application = state.applications.get(service.spec.application_id)
+    if application is not None and service.spec.id in application.services:
+        left = tuple(id for id in application.services if id != service.spec.id)
+        state.applications.put(application.application.id, replace(application, services=left))
+    state.services.remove(service.spec.id)
+
+
+def _service_addresses(addresses: ServiceAddresses) -> tuple[InstanceAddress, ...]:
+    return (
+        InstanceAddress(v4=addresses.round_robin_v4, v6=addresses.round_robin_v6),
+        InstanceAddress(v4=addresses.closest_v4, v6=addresses.closest_v6),
+    )
+
+
+def _quarantine(state: RootState, address: InstanceAddress, now_wall_s: float) -> None:
+    key = address.v4 or address.v6
+    if key:
+        until_wall_s = now_wall_s + QUARANTINE_S
+        state.quarantine.put(key, QuarantineRecord(address=address, until_wall_s=until_wall_s))
+
+
+def stamp(state: RootState, cluster: ClusterId, digest: str) -> tuple[Version, bool]:
+    """Return the version of the cluster's assignment and whether it is new, given a digest of its content."""
+    record = state.clusters[cluster]
+    changed = record.assignment_digest != digest
+    if changed:
+        record = replace(record, generation=record.generation + 1, assignment_digest=digest)
+        state.clusters.put(cluster, record)
+    return Version(epoch=state.records.epoch, generation=record.generation), changed

@@ -1,0 +1,87 @@
+"""Gather what root wants and sees into one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
+from oakestra.model.instance import InstanceStatus, Placement, Slot
+from oakestra.root.state import (
+    ApplicationRecord,
+    ClusterRecord,
+    RootState,
+    ServiceRecord,
+    SlotRecord,
+    WithdrawalRecord,
+)
+from oakestra.scheduling.liveness import Liveness, judge
+from oakestra.wire.native import Aggregate, Version, WorkerSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSeen:
+    """A cluster, how alive it is, and what it says of itself."""
+
+    record: ClusterRecord
+    liveness: Liveness
+    reported: bool
+    complete: bool
+    applied: Version
+    statuses: Mapping[Placement, InstanceStatus]
+    refusals: Mapping[Placement, str]
+    aggregates: tuple[Aggregate, ...]
+    workers: tuple[WorkerSummary, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything a pass looks at."""
+
+    epoch: int
+    applications: Mapping[ApplicationId, ApplicationRecord]
+    services: Mapping[ServiceId, ServiceRecord]
+    slots: Mapping[Slot, SlotRecord]
+    withdrawals: Mapping[Placement, WithdrawalRecord]
+    clusters: Mapping[ClusterId, ClusterSeen]
+    quarantined: Mapping[str, float]
+    """Wall time at which each released address may be used again."""
+    now_wall_s: float
+
+
+def observe(
+    state: RootState, *, now_s: float, now_wall_s: float, since_s: float, lost_after_s: float
+) -> Observed:
+    """Return root's world as it is now. `since_s` is when this process started."""
+    return Observed(
+        epoch=state.records.epoch,
+        applications={record.application.id: record for record in state.applications.values()},
+        services={record.spec.id: record for record in state.services.values()},
+        slots={record.slot: record for record in state.slots.values()},
+        withdrawals={record.placed: record for record in state.withdrawals.values()},
+        clusters={
+            record.id: _seen(state, record, now_s=now_s, since_s=since_s, lost_after_s=lost_after_s)
+            for record in state.clusters.values()
+        },
+        quarantined={key: record.until_wall_s for key, record in state.quarantine.items()},
+        now_wall_s=now_wall_s,
+    )
+
+
+def _seen(
+    state: RootState, record: ClusterRecord, *, now_s: float, since_s: float, lost_after_s: float
+) -> ClusterSeen:
+    view = state.views.get(record.id)
+    report = view.report if view else None
+    last_seen_s = view.last_seen_s if view else None
+    return ClusterSeen(
+        record=record,
+        liveness=judge(last_seen_s, since_s=since_s, now_s=now_s, lost_after_s=lost_after_s),
+        reported=report is not None,
+        complete=report is not None and report.complete,
+        applied=report.applied if report else Version(),
+        statuses={status.key.placed: status for status in report.statuses} if report else {},
+        refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
+        aggregates=report.aggregates if report else (),
+        workers=report.workers if report else (),
+    )

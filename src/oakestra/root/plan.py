@@ -1,0 +1,280 @@
+"""Decide which cluster has which slot, and when what users deleted is really gone. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
+from oakestra.model.instance import InstanceStatus, Placement, Slot, merge
+from oakestra.model.service import Resources, ServiceSpec
+from oakestra.root.observe import ClusterSeen, Observed
+from oakestra.root.state import SlotRecord, WithdrawalRecord
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.placement import CandidateVerdict, Choice, choose_cluster
+from oakestra.scheduling.request import ClusterCandidate, Pool, Request
+from oakestra.wire.native import Aggregate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Give a slot to a cluster as a new placement."""
+
+    slot: Slot
+    cluster: ClusterId
+    placement: int
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplaceable:
+    """No cluster will do; the slot stays where it is, if anywhere, and waits."""
+
+    slot: Slot
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    """A placement must go from a cluster."""
+
+    placed: Placement
+    cluster: ClusterId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A truer status of a slot's current placement arrived."""
+
+    slot: Slot
+    status: InstanceStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """A withdrawn placement was seen gone."""
+
+    placed: Placement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetSlot:
+    """Nothing of a slot that nobody wants is left: its address may rest."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetService:
+    """The last slot of a deleted service is gone."""
+
+    service: ServiceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetApplication:
+    """The last service of a deleted application is gone."""
+
+    application: ApplicationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndQuarantine:
+    """An address has rested long enough."""
+
+    key: str
+
+
+Decision = (
+    Place
+    | Unplaceable
+    | Withdraw
+    | Note
+    | Forget
+    | ForgetSlot
+    | ForgetService
+    | ForgetApplication
+    | EndQuarantine
+)
+
+
+def plan(observed: Observed) -> tuple[Decision, ...]:
+    """Return what must change so that every wanted slot has a cluster, and every other nothing.
+
+    What is gone comes first, then withdrawals, then placements; a tombstone goes one pass after the last thing
+    it waited for.
+    """
+    gone = tuple(_gone(observed))
+    ledger = _Ledger(observed)
+    return (
+        *gone,
+        *_notes(observed),
+        *_unwanted(observed),
+        *_placements(observed, ledger),
+        *_tombstones(observed, {decision.placed for decision in gone}),
+        *(
+            EndQuarantine(key=key)
+            for key, until in sorted(observed.quarantined.items())
+            if until <= observed.now_wall_s
+        ),
+    )
+
+
+def _gone(observed: Observed) -> Iterator[Forget]:
+    for placed, withdrawal in sorted(observed.withdrawals.items()):
+        cluster = observed.clusters.get(withdrawal.cluster)
+        if cluster is None or _shown_gone(cluster, withdrawal, epoch=observed.epoch):
+            yield Forget(placed=placed)
+
+
+def _shown_gone(cluster: ClusterSeen, withdrawal: WithdrawalRecord, *, epoch: int) -> bool:
+    return (
+        cluster.complete
+        and cluster.applied.epoch == epoch
+        and cluster.applied.generation >= withdrawal.since_generation
+        and withdrawal.placed not in cluster.statuses
+    )
+
+
+def _notes(observed: Observed) -> Iterator[Note]:
+    for slot, record in sorted(observed.slots.items()):
+        cluster = observed.clusters.get(record.cluster) if record.cluster else None
+        seen = cluster.statuses.get(_placed(record)) if cluster else None
+        if seen is None:
+            continue
+        truer = seen if record.status is None else merge(record.status, seen)
+        if truer != record.status:
+            yield Note(slot=slot, status=truer)
+
+
+def _placed(record: SlotRecord) -> Placement:
+    return Placement(record.slot.service, record.slot.number, record.placement)
+
+
+def _unwanted(observed: Observed) -> Iterator[Withdraw]:
+    for _, record in sorted(observed.slots.items()):
+        if record.cluster is not None and not record.wanted:
+            yield Withdraw(placed=_placed(record), cluster=record.cluster, reason="no longer wanted")
+
+
+class _Ledger:
+    """Clusters as candidates, kept up to date while placements are decided."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+        self._pending: defaultdict[ClusterId, Resources] = defaultdict(Resources)
+        self._services: defaultdict[ClusterId, Counter[ServiceId]] = defaultdict(Counter)
+        for slot, record in observed.slots.items():
+            service = observed.services.get(slot.service)
+            if record.cluster is None or service is None:
+                continue
+            self._services[record.cluster][slot.service] += 1
+            cluster = observed.clusters.get(record.cluster)
+            if cluster is not None and not _counted(cluster, record, observed.epoch):
+                self._pending[record.cluster] += service.spec.resources
+
+    def reserve(self, cluster: ClusterId, spec: ServiceSpec) -> None:
+        self._pending[cluster] += spec.resources
+        self._services[cluster][spec.id] += 1
+
+    def candidates(self, slot: Slot, record: SlotRecord) -> list[ClusterCandidate]:
+        return [
+            ClusterCandidate(
+                id=id,
+                name=cluster.record.name,
+                unusable=_unusable(cluster),
+                pools=tuple(_pool(aggregate, self._pending[id]) for aggregate in cluster.aggregates),
+                siblings=self._services[id][slot.service],
+                refused=cluster.refusals.get(_placed(record), "") if record.cluster == id else "",
+            )
+            for id, cluster in sorted(self._observed.clusters.items())
+        ]
+
+
+def _counted(cluster: ClusterSeen, record: SlotRecord, epoch: int) -> bool:
+    """Tell whether the cluster's report already has this slot in what it calls free."""
+    return cluster.applied.epoch == epoch and cluster.applied.generation >= record.since_generation
+
+
+def _pool(aggregate: Aggregate, pending: Resources) -> Pool:
+    return Pool(
+        architecture=aggregate.architecture,
+        virtualization=aggregate.virtualization,
+        free=aggregate.free - pending,
+        total=aggregate.total,
+        largest_free=_limited(aggregate.largest_free, aggregate.free - pending),
+    )
+
+
+def _limited(piece: Resources, free: Resources) -> Resources:
+    """Return the largest free piece, which cannot be larger than all that is free together."""
+    return Resources(
+        memory_mib=min(piece.memory_mib, free.memory_mib),
+        vcpus=min(piece.vcpus, free.vcpus),
+        vgpus=min(piece.vgpus, free.vgpus),
+        vtpus=min(piece.vtpus, free.vtpus),
+        storage_mib=min(piece.storage_mib, free.storage_mib),
+    )
+
+
+def _unusable(cluster: ClusterSeen) -> str:
+    if cluster.liveness is Liveness.LOST:
+        return "lost"
+    if not cluster.reported:
+        return "has not reported yet"
+    return ""
+
+
+def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Unplaceable | Withdraw]:
+    for slot, record in sorted(observed.slots.items()):
+        service = observed.services.get(slot.service)
+        if service is None or not record.wanted:
+            continue
+        refusal = _refusal(observed, record)
+        if record.cluster is not None and not refusal:
+            continue
+        verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot, record))
+        if isinstance(verdict, Choice):
+            if record.cluster is not None:
+                yield Withdraw(placed=_placed(record), cluster=record.cluster, reason=refusal)
+            cluster = ClusterId(verdict.id)
+            ledger.reserve(cluster, service.spec)
+            yield Place(
+                slot=slot,
+                cluster=cluster,
+                placement=record.placement + 1,
+                reason=f"{verdict.name}: {verdict.reason}",
+                verdicts=verdict.verdicts,
+            )
+        else:
+            yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
+
+
+def _refusal(observed: Observed, record: SlotRecord) -> str:
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    return cluster.refusals.get(_placed(record), "") if cluster else ""
+
+
+def _tombstones(
+    observed: Observed, gone: set[Placement]
+) -> Iterator[ForgetSlot | ForgetService | ForgetApplication]:
+    waiting = {placed.slot for placed in observed.withdrawals if placed not in gone}
+    finished = {
+        slot
+        for slot, record in observed.slots.items()
+        if not record.wanted and record.cluster is None and slot not in waiting
+    }
+    for slot in sorted(finished):
+        yield ForgetSlot(slot=slot)
+    used_services = {slot.service for slot in observed.slots if slot not in finished}
+    for id, service in sorted(observed.services.items()):
+        if service.deleted and id not in used_services:
+            yield ForgetService(service=id)
+    used_applications = {service.spec.application_id for service in observed.services.values()}
+    for application_id, record in sorted(observed.applications.items()):
+        if record.application.deleted and application_id not in used_applications:
+            yield ForgetApplication(application=application_id)

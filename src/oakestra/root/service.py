@@ -1,0 +1,253 @@
+"""Root, wired: records what it is told, and makes passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from oakestra.control.clock import Clock
+from oakestra.control.entropy import new_id
+from oakestra.control.loop import Loop
+from oakestra.model.address import SUBNETS_MAX
+from oakestra.model.errors import Conflict, Invalid
+from oakestra.model.ids import ClusterId, WorkerId, is_id
+from oakestra.root.execute import apply, stamp
+from oakestra.root.observe import Observed, observe
+from oakestra.root.plan import plan
+from oakestra.root.render import cluster_assignments
+from oakestra.root.state import ClusterRecord, ClusterView, RootState
+from oakestra.store import Store
+from oakestra.transport import Channel, Link
+from oakestra.transport.calls import Asker
+from oakestra.wire.native import (
+    Beat,
+    Call,
+    ClusterJoined,
+    ClusterReport,
+    JoinCluster,
+    Telemetry,
+    Version,
+    decode,
+    encode,
+)
+from oakestra.wire.sequence import digest, outdated
+
+logger = logging.getLogger(__name__)
+
+RESEND_EVERY_S = 1.0
+"""A set that a beat shows missing is sent again at most this often."""
+ANSWER_EVERY_S = 15.0
+"""A cluster that beats hears back at least this often."""
+SUBNETS_LEASED = 64
+"""Worker subnets that a cluster gets at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The numbers of root that an operator may set."""
+
+    lost_after_s: float = 15.0
+    resync_s: float = 10.0
+
+
+class Root:
+    """The top tier. `run` makes passes until cancelled; everything else records and wakes."""
+
+    def __init__(self, store: Store, down: Link, *, clock: Clock, ids: Random, tuning: Tuning) -> None:
+        self.state = RootState(store)
+        self._down = down
+        self._clock = clock
+        self._ids = ids
+        self._tuning = tuning
+        self._since_s = clock.uptime_s()
+        self._resend: set[ClusterId] = set()
+        self._resent_s: dict[ClusterId, float] = {}
+        self._answered_s: dict[ClusterId, float] = {}
+        self._loop = Loop(self._pass, resync_s=tuning.resync_s)
+        self._asker = Asker(down)
+        down.listen(self._from_cluster, self._presence)
+
+    def wake(self) -> None:
+        """Ask for a pass: something was recorded."""
+        self._loop.wake()
+
+    async def run(self) -> None:
+        """Make passes until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._loop.run())
+            group.create_task(self._down.run())
+
+    # --- joining -------------------------------------------------------------------------------------------------
+
+    async def join(self, payload: bytes, peer_host: str) -> bytes:
+        """Make the cluster with this key a member, or find that it is one; return who it is."""
+        request = decode(payload, JoinCluster)
+        record = next((known for known in self.state.clusters.values() if known.key == request.key), None)
+        namesake = next((known for known in self.state.clusters.values() if known.name == request.name), None)
+        if namesake is not None and namesake.key != request.key:
+            raise Conflict(
+                f"another cluster is called {request.name!r}; give this one a name of its own (--name), "
+                "or remove the other one from root if it is gone for good"
+            )
+        if record is None:
+            record = ClusterRecord(
+                id=self._cluster_id(request),
+                name=request.name,
+                key=request.key,
+                joined_wall_s=self._clock.wall_s(),
+                subnet_first=self._free_subnets(),
+                subnet_count=SUBNETS_LEASED,
+            )
+            logger.info("cluster joined", extra={"cluster": request.name, "id": record.id, "from": peer_host})
+        joined = replace(
+            record,
+            name=request.name,
+            location=request.location,
+            host=peer_host,
+            api_port=request.api_port,
+        )
+        self.state.clusters.put(joined.id, joined)
+        await self.state.commit()
+        self._resend.add(joined.id)
+        self._loop.wake()
+        return encode(ClusterJoined(id=joined.id))
+
+    def identify(self, key: str) -> str | None:
+        """Return the id of the cluster with this key, or None if it must join first."""
+        return next((record.id for record in self.state.clusters.values() if record.key == key), None)
+
+    def _cluster_id(self, request: JoinCluster) -> ClusterId:
+        if is_id(request.id) and request.id not in self.state.clusters:
+            return request.id
+        return ClusterId(new_id(self._ids))
+
+    def _free_subnets(self) -> int:
+        taken = {record.subnet_first for record in self.state.clusters.values()}
+        for first in range(0, SUBNETS_MAX, SUBNETS_LEASED):
+            if first not in taken:
+                return first
+        raise Conflict("all worker subnets are leased to clusters; remove one that is gone for good")
+
+    # --- what arrives: record, wake ----------------------------------------------------------------------------------
+
+    def _from_cluster(self, peer: str, channel: Channel, payload: bytes) -> None:
+        cluster = ClusterId(peer)
+        if cluster not in self.state.clusters:
+            return
+        view = self.state.views.setdefault(cluster, ClusterView())
+        try:
+            if channel is Channel.SET:
+                report = decode(payload, ClusterReport)
+                if not outdated(view.report.version if view.report else None, report.version):
+                    view.report = report
+                self._loop.wake()
+            elif channel is Channel.BEAT:
+                self._beaten(cluster, view, decode(payload, Beat))
+            elif channel is Channel.TELEMETRY:
+                self._measured(view, decode(payload, Telemetry))
+            elif channel is Channel.CALL:
+                self._asker.received(peer, payload)
+        except Invalid as error:
+            logger.warning("cluster sent something unreadable", extra={"cluster": cluster, "error": error})
+            return
+        if view.last_seen_s is None:
+            self._loop.wake()
+        view.last_seen_s = self._clock.uptime_s()
+        view.last_seen_wall_s = self._clock.wall_s()
+
+    def _beaten(self, cluster: ClusterId, view: ClusterView, beat: Beat) -> None:
+        version = Version(epoch=self.state.records.epoch, generation=self.state.clusters[cluster].generation)
+        if beat.applied != version:
+            self._resend.add(cluster)
+            self._loop.wake()
+        known = view.report.version if view.report else Version()
+        now_s = self._clock.uptime_s()
+        if beat.version != known or now_s - self._answered_s.get(cluster, 0.0) >= ANSWER_EVERY_S:
+            self._answered_s[cluster] = now_s
+            self._down.send(cluster, Channel.BEAT, encode(Beat(version=version, applied=known)))
+
+    def _measured(self, view: ClusterView, telemetry: Telemetry) -> None:
+        view.cpu_ratio = telemetry.machine.cpu_ratio
+        view.memory_ratio = telemetry.machine.memory_ratio
+        for measurement in telemetry.instances:
+            self.state.usage[measurement.key] = measurement.usage
+
+    def _presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
+        if connected:
+            self._resend.add(ClusterId(peer))
+        self._loop.wake()
+
+    # --- the pass ----------------------------------------------------------------------------------------------------
+
+    async def _pass(self) -> float | None:
+        decisions = plan(self._observe())
+        apply(self.state, decisions, now_wall_s=self._clock.wall_s())
+        if decisions:
+            logger.info("decided", extra=_counts(decisions))
+        observed = self._observe()
+        payloads = self._render(observed)
+        await self.state.commit()
+        for cluster, payload in payloads.items():
+            self._down.send(cluster, Channel.SET, payload)
+        self._forget_measurements(observed)
+        return self._next_deadline_s(observed, busy=_left_something(decisions))
+
+    def _observe(self) -> Observed:
+        return observe(
+            self.state,
+            now_s=self._clock.uptime_s(),
+            now_wall_s=self._clock.wall_s(),
+            since_s=self._since_s,
+            lost_after_s=self._tuning.lost_after_s,
+        )
+
+    def _render(self, observed: Observed) -> dict[ClusterId, bytes]:
+        """Stamp every cluster's assignment and return those that must be sent: changed, or shown to be missed."""
+        now_s = self._clock.uptime_s()
+        payloads: dict[ClusterId, bytes] = {}
+        for cluster, assignment in cluster_assignments(observed).items():
+            version, changed = stamp(self.state, cluster, digest(assignment))
+            resent_s = self._resent_s.get(cluster, float("-inf"))
+            missed = cluster in self._resend and now_s - resent_s >= RESEND_EVERY_S
+            if changed or missed:
+                payloads[cluster] = encode(replace(assignment, version=version))
+            if missed:
+                self._resent_s[cluster] = now_s
+                self._resend.discard(cluster)
+        return payloads
+
+    def _next_deadline_s(self, observed: Observed, *, busy: bool) -> float | None:
+        if busy:
+            return 0.0
+        due = [until - observed.now_wall_s for until in observed.quarantined.values()]
+        if self._resend:
+            due.append(RESEND_EVERY_S)
+        return max(min(due), 0.01) if due else None
+
+    def _forget_measurements(self, observed: Observed) -> None:
+        current = {record.status.key for record in observed.slots.values() if record.status}
+        for key in [key for key in self.state.usage if key not in current]:
+            del self.state.usage[key]
+
+    # --- requests to workers -------------------------------------------------------------------------------------------
+
+    def call_worker(
+        self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
+    ) -> AsyncIterator[bytes]:
+        """Ask a worker something; yield the pieces of its answer. Raises the worker's error, or `Unavailable`."""
+        call = Call(id=new_id(self._ids), method=method, worker=worker, arguments=dict(arguments))
+        return self._asker.ask(cluster, call)
+
+
+def _left_something(decisions: tuple[object, ...]) -> bool:
+    """Tell whether another pass may find more to do: tombstones go one step per pass."""
+    return any(type(decision).__name__.startswith("Forget") for decision in decisions)
+
+
+def _counts(decisions: tuple[object, ...]) -> dict[str, int]:
+    names = [type(decision).__name__.lower() for decision in decisions]
+    return {name: names.count(name) for name in sorted(set(names))}

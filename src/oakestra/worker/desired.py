@@ -1,0 +1,146 @@
+"""What a worker should run, kept in one file so that it can boot without its cluster. Pure values and edits.
+
+Everything about an instance that must survive the agent is here; everything else is seen by looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from oakestra.model.address import INSTANCES_PER_SUBNET, Peer, Route, Subnet, host_address
+from oakestra.model.ids import ClusterId, ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, Phase
+from oakestra.model.service import InstanceAddress, ServiceSpec
+from oakestra.wire.native import Version, WorkerAssignment, service_of
+
+_FIRST_HOST = 2
+"""Address 1 of a subnet is the bridge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an instance ended for good."""
+
+    phase: Phase
+    exit_code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalInstance:
+    """An instance that was assigned here and is not gone yet."""
+
+    key: InstanceKey
+    number: int
+    """This worker's own small number for it; names everything it has in runtime and kernel."""
+    address: InstanceAddress
+    """The slot's semantic address."""
+    spec: ServiceSpec
+    restart: int = 0
+    crashes: int = 0
+    """Ends in a row without having run well in between; sets the back-off."""
+    withdrawn: bool = False
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """The whole of what is kept."""
+
+    worker: WorkerId = WorkerId("")
+    cluster: ClusterId = ClusterId("")
+    mqtt_port: int = 0
+    incarnation: int = 0
+    """Wall-clock second at which this state began: greater than that of any state lost before."""
+    boots: int = 0
+    """How often the agent started on this state; orders its reports."""
+    applied: Version = field(default_factory=Version)
+    instances: tuple[LocalInstance, ...] = ()
+    subnets: tuple[Subnet, ...] = ()
+    subnet_index: int = 0
+    routes: tuple[Route, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+    @property
+    def by_number(self) -> Mapping[int, LocalInstance]:
+        return {instance.number: instance for instance in self.instances}
+
+
+def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
+    """Return what is desired after the cluster spoke. An older generation of the same epoch changes nothing.
+
+    New instances get the lowest free numbers; withdrawn ones are marked; what is not mentioned stays.
+    """
+    older = (
+        desired.applied.epoch == assignment.version.epoch
+        and assignment.version.generation < desired.applied.generation
+    )
+    if older:
+        return desired
+    specs = service_of(assignment.services)
+    withdrawn = set(assignment.withdrawn)
+    kept = [_told(instance, specs, withdrawn) for instance in desired.instances]
+    known = {instance.key for instance in kept}
+    numbers = _free_numbers(instance.number for instance in kept)
+    for assigned in assignment.instances:
+        if assigned.key not in known and assigned.key not in withdrawn and assigned.key.service in specs:
+            spec = specs[assigned.key.service]
+            kept.append(
+                LocalInstance(key=assigned.key, number=next(numbers), address=assigned.address, spec=spec)
+            )
+    return replace(
+        desired,
+        applied=assignment.version,
+        instances=tuple(kept),
+        subnets=assignment.subnets or desired.subnets,
+        subnet_index=assignment.subnet_index if assignment.subnets else desired.subnet_index,
+        routes=assignment.routes,
+        peers=assignment.peers,
+    )
+
+
+def _told(
+    instance: LocalInstance, specs: Mapping[ServiceId, ServiceSpec], withdrawn: set[InstanceKey]
+) -> LocalInstance:
+    spec = specs.get(instance.key.service, instance.spec)
+    return replace(instance, spec=spec, withdrawn=instance.withdrawn or instance.key in withdrawn)
+
+
+def adopt(desired: Desired, found: Iterable[LocalInstance]) -> Desired:
+    """Return what is desired after instances were found that this state does not know: its file was lost."""
+    numbers = set(desired.by_number)
+    strangers = tuple(instance for instance in found if instance.number not in numbers)
+    return replace(desired, instances=(*desired.instances, *strangers)) if strangers else desired
+
+
+def edit(desired: Desired, instance: LocalInstance) -> Desired:
+    """Return what is desired with this instance in place of the one with its number."""
+    return replace(
+        desired,
+        instances=tuple(
+            instance if known.number == instance.number else known for known in desired.instances
+        ),
+    )
+
+
+def release(desired: Desired, number: int) -> Desired:
+    """Return what is desired without this instance."""
+    return replace(desired, instances=tuple(known for known in desired.instances if known.number != number))
+
+
+def namespace_address(desired: Desired, number: int) -> InstanceAddress | None:
+    """Return the addresses of the instance with this number, or None while the worker has too few subnets."""
+    subnet, host = divmod(number - 1, INSTANCES_PER_SUBNET)
+    if subnet >= len(desired.subnets):
+        return None
+    return host_address(desired.subnets[subnet], _FIRST_HOST + host)
+
+
+def _free_numbers(taken: Iterable[int]) -> Iterator[int]:
+    used = set(taken)
+    number = 0
+    while True:
+        number += 1
+        if number not in used:
+            yield number

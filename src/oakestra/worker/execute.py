@@ -1,0 +1,118 @@
+"""Carry out a worker's steps: the only place where it touches runtime and network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+
+from oakestra.model.instance import InstanceKey
+from oakestra.model.service import InstanceAddress, ServiceSpec
+from oakestra.network import Endpoint, Network
+from oakestra.runtime import ContainerSeen, ContainerSpec, Runtime
+from oakestra.worker.desired import Desired, LocalInstance, namespace_address
+from oakestra.worker.observe import StepKind
+from oakestra.worker.overlay import host_name, resolv_conf
+from oakestra.worker.plan import RESTART_LABEL, Act
+
+KEY_LABEL = "oakestra.key"
+ADDRESS_LABEL = "oakestra.address"
+SPEC_LABEL = "oakestra.spec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machinery:
+    """What steps act on."""
+
+    runtime: Runtime
+    network: Network
+    stop_grace_s: float
+    namespaces: dict[int, str]
+    """Path of each attached instance's network namespace."""
+
+
+async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
+    """Do one step. Raises `Unavailable` or `Rejected` with a sentence when it did not work; idempotent."""
+    runtime, network, number = machinery.runtime, machinery.network, step.number
+    match step.kind:
+        case StepKind.PULL:
+            await runtime.ensure_image(desired.by_number[number].spec.image)
+        case StepKind.ATTACH:
+            await _attach(desired, number, machinery)
+        case StepKind.CREATE:
+            path = machinery.namespaces.get(number) or await _attach(desired, number, machinery)
+            await runtime.create(_container(desired, number, path, network.name_servers()))
+        case StepKind.START:
+            await runtime.start(number)
+        case StepKind.STOP:
+            await runtime.stop(number, grace_s=machinery.stop_grace_s)
+        case StepKind.DELETE:
+            await runtime.delete(number)
+        case StepKind.DETACH:
+            machinery.namespaces.pop(number, None)
+            await network.detach(number)
+        case StepKind.FORGET:
+            await runtime.forget_log(number)
+        case _:
+            assert_never(step.kind)
+
+
+async def _attach(desired: Desired, number: int, machinery: Machinery) -> str:
+    address = namespace_address(desired, number)
+    assert address is not None, "the plan attaches only what has an address"
+    path = await machinery.network.attach(Endpoint(number=number, namespace=address))
+    machinery.namespaces[number] = path
+    return path
+
+
+def _container(
+    desired: Desired, number: int, netns_path: str, name_servers: tuple[str, ...]
+) -> ContainerSpec:
+    instance = desired.by_number[number]
+    spec = instance.spec
+    return ContainerSpec(
+        number=number,
+        labels=labels(instance),
+        image=spec.image,
+        command=spec.command,
+        environment=(*_environment(instance), *spec.environment),
+        resources=spec.resources,
+        privileged=spec.privileged,
+        hostname=host_name(desired, number),
+        netns_path=netns_path,
+        resolv_conf=resolv_conf(name_servers),
+    )
+
+
+def _environment(instance: LocalInstance) -> tuple[str, ...]:
+    return (
+        f"OAKESTRA_SERVICE={instance.spec.name}",
+        f"OAKESTRA_INSTANCE={instance.key.number}",
+        f"OAKESTRA_INSTANCE_IP={instance.address.v4}",
+        f"OAKESTRA_SERVICE_IP={instance.spec.addresses.round_robin_v4}",
+    )
+
+
+def labels(instance: LocalInstance) -> dict[str, str]:
+    """Return what a container carries, enough to take it over should the desired set be lost."""
+    return {
+        KEY_LABEL: msgspec.json.encode(instance.key).decode(),
+        RESTART_LABEL: str(instance.restart),
+        ADDRESS_LABEL: msgspec.json.encode(instance.address).decode(),
+        SPEC_LABEL: msgspec.json.encode(instance.spec).decode(),
+    }
+
+
+def found(container: ContainerSeen) -> LocalInstance | None:
+    """Return the instance that a container's labels describe, or None if they do not."""
+    try:
+        return LocalInstance(
+            key=msgspec.json.decode(container.labels[KEY_LABEL], type=InstanceKey),
+            number=container.number,
+            address=msgspec.json.decode(container.labels[ADDRESS_LABEL], type=InstanceAddress),
+            spec=msgspec.json.decode(container.labels[SPEC_LABEL], type=ServiceSpec),
+            restart=int(container.labels[RESTART_LABEL]),
+        )
+    except (KeyError, ValueError, msgspec.DecodeError):
+        return None

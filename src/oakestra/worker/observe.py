@@ -1,0 +1,57 @@
+"""Gather what a worker wants and sees into one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from oakestra.runtime import ContainerSeen
+from oakestra.worker.desired import Desired
+
+
+class StepKind(Enum):
+    """What can be under way, or can have failed, for one instance."""
+
+    PULL = "fetch the image"
+    ATTACH = "attach the network"
+    CREATE = "create the container"
+    START = "start the process"
+    STOP = "stop the process"
+    DELETE = "remove the container"
+    DETACH = "detach the network"
+    FORGET = "remove the log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A step that did not work, and when to try it again."""
+
+    kind: StepKind
+    count: int
+    reason: str
+    until_s: float
+    """By `uptime_s`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything a pass looks at."""
+
+    desired: Desired
+    containers: Mapping[int, ContainerSeen]
+    attached: frozenset[int]
+    pulled: frozenset[str]
+    """Images this agent made sure of."""
+    busy: Mapping[int, StepKind]
+    """Steps under way, by instance number."""
+    failures: Mapping[int, Failure]
+    stopped_since_s: Mapping[int, float]
+    """When each ended process was first seen ended, by `uptime_s`."""
+    refused_ports: Mapping[tuple[str, int], str]
+    """Published ports that the machine would not give, and why."""
+    network_trouble: str
+    """Why the machine's network is not as it should be; empty when it is."""
+    ran: frozenset[tuple[int, int]]
+    """(number, restart) of runs that were once seen RUNNING or later."""
+    now_s: float

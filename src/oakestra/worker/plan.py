@@ -1,0 +1,259 @@
+"""Decide what a worker does next. Pure: no clock, no I/O, no logging.
+
+Every instance moves one step at a time, from what is seen towards what is desired; nothing is remembered between
+passes but what `Observed` holds. Must not know: how a step is carried out, or what the cluster is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from oakestra.model.instance import InstanceStatus, Phase
+from oakestra.model.service import InstanceAddress, RestartPolicy
+from oakestra.runtime import ContainerSeen, ContainerState
+from oakestra.scheduling.backoff import FORGIVEN_AFTER_S, delay_s
+from oakestra.worker.desired import LocalInstance, Outcome, namespace_address
+from oakestra.worker.observe import Observed, StepKind
+
+RESTART_LABEL = "oakestra.restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Carry out one step for an instance."""
+
+    kind: StepKind
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """Count one more restart of the instance; its old container is then in the way and goes."""
+
+    number: int
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Keep how the instance ended; it will not run here again."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Nothing of a withdrawn instance is left: forget it."""
+
+    number: int
+
+
+Step = Act | Rerun | Settle | Release
+
+
+def plan(observed: Observed) -> tuple[Step, ...]:
+    """Return the next step of every instance, at most one each, in order of their numbers."""
+    by_number = observed.desired.by_number
+    numbers = sorted(by_number.keys() | observed.containers.keys() | observed.attached)
+    steps = (next_step(observed, number, by_number.get(number)) for number in numbers)
+    return tuple(step for step in steps if step is not None and not _must_wait(observed, step))
+
+
+def next_step(observed: Observed, number: int, instance: LocalInstance | None) -> Step | None:
+    """Move one instance one step towards what is desired; None when there is nothing to do."""
+    if number in observed.busy:
+        return None
+    if instance is None or instance.withdrawn:
+        return _clear_away(observed, number, known=instance is not None)
+    if instance.outcome is not None:
+        return _clear_away(observed, number, known=False)
+    container = observed.containers.get(number)
+    if container is not None and _is_old(container, instance):
+        return _end(container, number)
+    if container is None:
+        return _make(observed, instance)
+    match container.state:
+        case ContainerState.CREATED:
+            return Act(StepKind.START, number)
+        case ContainerState.RUNNING:
+            return None
+        case ContainerState.STOPPED:
+            return _after_end(observed, instance, container)
+        case ContainerState.BROKEN:
+            return Act(StepKind.DELETE, number)
+
+
+def _make(observed: Observed, instance: LocalInstance) -> Step | None:
+    number = instance.number
+    if (number, instance.restart) in observed.ran:
+        return Rerun(number, instance.crashes)
+    if instance.spec.image not in observed.pulled:
+        return Act(StepKind.PULL, number)
+    if number not in observed.attached:
+        has_address = namespace_address(observed.desired, number) is not None
+        return Act(StepKind.ATTACH, number) if has_address else None
+    return Act(StepKind.CREATE, number)
+
+
+def _clear_away(observed: Observed, number: int, *, known: bool) -> Step | None:
+    container = observed.containers.get(number)
+    if container is not None:
+        return _end(container, number)
+    if number in observed.attached:
+        return Act(StepKind.DETACH, number)
+    return Release(number) if known else None
+
+
+def _end(container: ContainerSeen, number: int) -> Step:
+    running = container.state is ContainerState.RUNNING
+    return Act(StepKind.STOP if running else StepKind.DELETE, number)
+
+
+def _is_old(container: ContainerSeen, instance: LocalInstance) -> bool:
+    return container.labels.get(RESTART_LABEL) != str(instance.restart)
+
+
+def _after_end(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> Step | None:
+    outcome = _outcome(instance, container)
+    if outcome is not None:
+        return Settle(instance.number, outcome)
+    crashes = _crashes(instance, container)
+    if observed.now_s < _again_at_s(observed, instance, crashes):
+        return None
+    return Rerun(instance.number, crashes)
+
+
+def _outcome(instance: LocalInstance, container: ContainerSeen) -> Outcome | None:
+    """Return how it ended for good, or None if it is to run again."""
+    code = container.exit_code
+    if code == 0 and (instance.spec.one_shot or instance.spec.restart is not RestartPolicy.ALWAYS):
+        return Outcome(phase=Phase.COMPLETED, exit_code=0, reason="completed")
+    if code is not None and instance.spec.restart is RestartPolicy.NEVER:
+        return Outcome(phase=Phase.FAILED, exit_code=code, reason=_ended(container))
+    return None
+
+
+def _crashes(instance: LocalInstance, container: ContainerSeen) -> int:
+    if container.exit_code is None:
+        return instance.crashes  # the machine went down, not the instance
+    started, finished = container.started_wall_s, container.finished_wall_s
+    ran_well = started is not None and finished is not None and finished - started >= FORGIVEN_AFTER_S
+    return 1 if ran_well else instance.crashes + 1
+
+
+def _again_at_s(observed: Observed, instance: LocalInstance, crashes: int) -> float:
+    since_s = observed.stopped_since_s.get(instance.number, observed.now_s)
+    return since_s + delay_s(crashes, salt=f"{instance.key}")
+
+
+def _must_wait(observed: Observed, step: Step) -> bool:
+    if not isinstance(step, Act):
+        return False
+    failure = observed.failures.get(step.number)
+    return failure is not None and failure.kind is step.kind and observed.now_s < failure.until_s
+
+
+def next_wake_s(observed: Observed) -> float | None:
+    """Return in how many seconds a back-off ends, or None if nothing waits for one."""
+    due = [failure.until_s for failure in observed.failures.values()]
+    for instance in observed.desired.instances:
+        container = observed.containers.get(instance.number)
+        if container is not None and container.state is ContainerState.STOPPED:
+            due.append(_again_at_s(observed, instance, _crashes(instance, container)))
+    later = [at_s - observed.now_s for at_s in due if at_s > observed.now_s]
+    return min(later) if later else None
+
+
+def statuses(observed: Observed) -> tuple[InstanceStatus, ...]:
+    """Return what to report about every instance that is not gone, without a sequence."""
+    return tuple(_status(observed, instance) for instance in observed.desired.instances)
+
+
+def _status(observed: Observed, instance: LocalInstance) -> InstanceStatus:
+    desired = observed.desired
+    phase, reason = _phase(observed, instance)
+    container = observed.containers.get(instance.number)
+    exit_code = instance.outcome.exit_code if instance.outcome else container.exit_code if container else None
+    refused = _refused(observed, instance)
+    return InstanceStatus(
+        key=instance.key,
+        incarnation=desired.incarnation,
+        restart=instance.restart,
+        phase=phase,
+        ready=phase is Phase.RUNNING and not instance.withdrawn and not refused,
+        reason=refused or reason,
+        exit_code=exit_code,
+        worker=desired.worker,
+        namespace=namespace_address(desired, instance.number) or InstanceAddress(),
+    )
+
+
+def _phase(observed: Observed, instance: LocalInstance) -> tuple[Phase, str]:
+    if instance.outcome is not None:
+        return instance.outcome.phase, instance.outcome.reason
+    number = instance.number
+    failure = observed.failures.get(number)
+    trouble = f"could not {failure.kind.value}: {failure.reason}" if failure else ""
+    container = observed.containers.get(number)
+    if container is not None and not _is_old(container, instance):
+        match container.state:
+            case ContainerState.RUNNING:
+                return Phase.RUNNING, trouble
+            case ContainerState.STOPPED:
+                return Phase.STOPPED, trouble or _waiting(observed, instance, container)
+            case ContainerState.CREATED:
+                return Phase.CREATED, trouble
+            case ContainerState.BROKEN:
+                return Phase.ATTACHED, trouble
+    if number in observed.attached:
+        return Phase.ATTACHED, trouble
+    if observed.busy.get(number) is StepKind.PULL or trouble:
+        return Phase.PULLING, trouble or f"fetching {instance.spec.image}"
+    if namespace_address(observed.desired, number) is None:
+        return Phase.WORKER_ASSIGNED, "waiting for the cluster to give this worker more addresses"
+    return Phase.WORKER_ASSIGNED, ""
+
+
+def _waiting(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> str:
+    crashes = _crashes(instance, container)
+    wait_s = delay_s(crashes, salt=f"{instance.key}")
+    if observed.now_s >= _again_at_s(observed, instance, crashes):
+        return _ended(container)
+    return f"{_ended(container)}; will be started again {wait_s:.0f} s after that"
+
+
+def _ended(container: ContainerSeen) -> str:
+    if container.out_of_memory:
+        return "was killed because it used more memory than it asked for"
+    if container.exit_code is None:
+        return "ended when the machine went down"
+    if container.exit_code > 128:  # noqa: PLR2004 - shells and container runtimes add 128 to a signal's number
+        return f"was ended by signal {container.exit_code - 128}"
+    return f"ended with exit code {container.exit_code}"
+
+
+def _refused(observed: Observed, instance: LocalInstance) -> str:
+    if observed.network_trouble:
+        return observed.network_trouble
+    for port in instance.spec.ports:
+        why = observed.refused_ports.get((port.protocol.value, port.host_port))
+        if why:
+            return why
+    return ""
+
+
+def running(observed: Observed) -> Iterator[LocalInstance]:
+    """Yield the instances whose process runs and that may be reached."""
+    for instance in observed.desired.instances:
+        container = observed.containers.get(instance.number)
+        if container is None or container.state is not ContainerState.RUNNING:
+            continue
+        if not instance.withdrawn and not _is_old(container, instance):
+            yield instance
+
+
+def counted(instance: LocalInstance, crashes: int) -> LocalInstance:
+    """Return the instance with one more restart."""
+    return replace(instance, restart=instance.restart + 1, crashes=crashes)

@@ -1,0 +1,439 @@
+"""A worker, wired: records what it is told, looks, and makes passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import msgspec
+
+from oakestra.control.clock import Clock
+from oakestra.control.loop import Loop
+from oakestra.model.errors import Invalid, NotFound, OakestraError, Unavailable
+from oakestra.model.instance import InstanceStatus
+from oakestra.network import Network
+from oakestra.runtime import ContainerState, Runtime
+from oakestra.runtime.machine import Machine
+from oakestra.scheduling.backoff import wait_s
+from oakestra.store import Cell, StoreFailed
+from oakestra.transport import Channel, Link
+from oakestra.transport.calls import Answers
+from oakestra.wire.native import (
+    Beat,
+    JoinWorker,
+    Version,
+    WorkerAssignment,
+    WorkerJoined,
+    WorkerReport,
+    decode,
+    encode,
+)
+from oakestra.wire.sequence import digest, outdated
+from oakestra.worker.desired import Desired, accept, adopt, edit, release
+from oakestra.worker.execute import Machinery, carry_out, found
+from oakestra.worker.measure import Meter
+from oakestra.worker.observe import Failure, Observed, StepKind
+from oakestra.worker.overlay import overlay
+from oakestra.worker.plan import Act, Release, Rerun, Settle, Step, counted, next_wake_s, plan, statuses
+
+logger = logging.getLogger(__name__)
+
+SILENT_S = 40.0
+"""Having heard nothing from the cluster for so long, the worker joins again: perhaps it is not known there any more."""
+JOIN_AGAIN_S = 2.0
+
+T = TypeVar("T")
+Join = Callable[[JoinWorker], Awaitable[WorkerJoined]]
+Connect = Callable[[WorkerJoined], Link]
+
+
+class Worker:
+    """The lowest tier. `run` makes passes until cancelled; what arrives is recorded and wakes the loop."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        runtime: Runtime,
+        network: Network,
+        machine: Machine,
+        *,
+        join: Join,
+        connect: Connect,
+        request: JoinWorker,
+        underlay_v4: str,
+        clock: Clock,
+        beat_s: float = 5.0,
+        telemetry_s: float = 15.0,
+        resync_s: float = 10.0,
+        stop_grace_s: float = 5.0,
+    ) -> None:
+        self._cell = cell
+        self._runtime = runtime
+        self._network = network
+        self._machine = machine
+        self._join = join
+        self._connect = connect
+        self._request = request
+        self._underlay_v4 = underlay_v4
+        self._clock = clock
+        self._beat_s = beat_s
+        self._telemetry_s = telemetry_s
+        self._machinery = Machinery(
+            runtime=runtime, network=network, stop_grace_s=stop_grace_s, namespaces={}
+        )
+        self.desired = _load(cell, clock)
+        self._told: WorkerAssignment | None = None
+        self._link: Link | None = None
+        self._heard_s = float("-inf")
+        self._busy: dict[int, StepKind] = {}
+        self._failures: dict[int, Failure] = {}
+        self._pulled: set[str] = set()
+        self._ran: set[tuple[int, int]] = set()
+        self._stopped_since_s: dict[int, float] = {}
+        self._refused: Mapping[tuple[str, int], str] = {}
+        self._network_trouble = ""
+        self._prepared_for: tuple[object, ...] | None = None
+        self._prepare_due_s = 0.0
+        self._resync_s = resync_s
+        self._tasks: asyncio.TaskGroup | None = None
+        self._report = WorkerReport(version=Version(), applied=Version(), complete=False)
+        self._report_digest = ""
+        self._report_due = False
+        self._loop = Loop(self._pass, resync_s=resync_s)
+        self._answers = Answers({"logs": self._logs})
+        runtime.on_change(self._loop.wake)
+
+    async def run(self) -> None:
+        """Start from what the disk says, then make passes, beat and measure until cancelled."""
+        await self._runtime.prepare()
+        self.desired = replace(self.desired, boots=self.desired.boots + 1)
+        await self._save(self.desired)
+        async with asyncio.TaskGroup() as group:
+            self._tasks = group
+            group.create_task(self._loop.run())
+            group.create_task(self._membership())
+            group.create_task(self._beat_forever())
+            group.create_task(self._measure_forever())
+
+    # --- belonging to a cluster -----------------------------------------------------------------------------------
+
+    async def _membership(self) -> None:
+        while True:
+            joined = await self._joined()
+            link = self._connect(joined)
+            link.listen(self._received, self._presence)
+            self._link = link
+            async with asyncio.TaskGroup() as group:
+                connection = group.create_task(link.run())
+                await self._until_silent()
+                connection.cancel()
+            self._link = None
+
+    async def _joined(self) -> WorkerJoined:
+        """Join; while the cluster does not answer and this worker knows where it belongs, go on with that."""
+        request = replace(self._request, id=self.desired.worker, capacity=self._machine.capacity())
+        said = ""
+        while True:
+            try:
+                joined = await self._join(request)
+            except OakestraError as error:
+                if said != str(error):
+                    said = str(error)
+                    logger.warning("cannot join the cluster, will keep trying", extra={"error": said})
+                if self.desired.mqtt_port:
+                    return WorkerJoined(
+                        id=self.desired.worker,
+                        cluster=self.desired.cluster,
+                        cluster_name="",
+                        mqtt_port=self.desired.mqtt_port,
+                    )
+                await asyncio.sleep(JOIN_AGAIN_S)
+                continue
+            member = replace(
+                self.desired, worker=joined.id, cluster=joined.cluster, mqtt_port=joined.mqtt_port
+            )
+            if member != self.desired:
+                await self._save(member)
+            logger.info("joined", extra={"cluster": joined.cluster_name, "worker": joined.id})
+            self._loop.wake()
+            return joined
+
+    async def _until_silent(self) -> None:
+        self._heard_s = self._clock.uptime_s()
+        while (left_s := self._heard_s + SILENT_S - self._clock.uptime_s()) > 0:  # noqa: ASYNC110 - silence has no event
+            await asyncio.sleep(left_s)
+
+    def _presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
+        del peer
+        if connected:
+            self._report_due = True
+            self._loop.wake()
+
+    def _received(self, peer: str, channel: Channel, payload: bytes) -> None:
+        self._heard_s = self._clock.uptime_s()
+        try:
+            if channel is Channel.SET:
+                assignment = decode(payload, WorkerAssignment)
+                if not outdated(self._told.version if self._told else None, assignment.version):
+                    self._told = assignment
+                self._loop.wake()
+            elif channel is Channel.BEAT:
+                if decode(payload, Beat).applied != self._report.version:
+                    self._report_due = True
+                    self._loop.wake()
+            elif channel is Channel.CALL and self._link is not None and self._tasks is not None:
+                self._answers.received(self._link, peer, payload, self._tasks)
+        except Invalid as error:
+            logger.warning(
+                "the cluster sent something unreadable", extra={"channel": channel, "error": error}
+            )
+
+    # --- the pass -----------------------------------------------------------------------------------------------------
+
+    async def _pass(self) -> float | None:
+        told, self._told = self._told, None
+        if told is not None:
+            await self._accept(told)
+        observed = await self._observe()
+        observed = await self._adopted(observed)
+        await self._prepare_network(observed)
+        for step in plan(observed):
+            await self._begin(step)
+        await self._apply_network(replace(observed, desired=self.desired))
+        observed = replace(
+            observed,
+            desired=self.desired,
+            busy=dict(self._busy),
+            refused_ports=self._refused,
+            network_trouble=self._network_trouble,
+        )
+        self._report_to_cluster(observed)
+        return next_wake_s(observed)
+
+    async def _accept(self, told: WorkerAssignment) -> None:
+        accepted = accept(self.desired, told)
+        if accepted == self.desired:
+            return
+        try:
+            await self._save(accepted)
+        except Unavailable:
+            self._told = self._told or told
+            raise
+
+    async def _save(self, desired: Desired) -> None:
+        """Make `desired` durable, then true. Raises `Unavailable`; nothing has changed then."""
+        try:
+            await self._cell.write(msgspec.json.encode(desired))
+        except StoreFailed as error:
+            raise Unavailable(f"this worker cannot save what it should run: {error}") from error
+        self.desired = desired
+
+    async def _observe(self) -> Observed:
+        containers = {seen.number: seen for seen in await self._runtime.observe()}
+        attached = frozenset(await self._network.attached())
+        now_s = self._clock.uptime_s()
+        self._note(containers, now_s)
+        return Observed(
+            desired=self.desired,
+            containers=containers,
+            attached=attached,
+            pulled=frozenset(self._pulled),
+            busy=dict(self._busy),
+            failures=dict(self._failures),
+            stopped_since_s=dict(self._stopped_since_s),
+            refused_ports=self._refused,
+            network_trouble=self._network_trouble,
+            ran=frozenset(self._ran),
+            now_s=now_s,
+        )
+
+    def _note(self, containers: Mapping[int, Any], now_s: float) -> None:
+        """Remember what only time tells: since when something has been ended, and which runs were seen."""
+        by_number = self.desired.by_number
+        for number, seen in containers.items():
+            if seen.state is ContainerState.STOPPED:
+                self._stopped_since_s.setdefault(number, now_s)
+            if seen.state is not ContainerState.STOPPED:
+                self._stopped_since_s.pop(number, None)
+            if seen.state is ContainerState.RUNNING and number in by_number:
+                self._ran.add((number, by_number[number].restart))
+        for number in self._stopped_since_s.keys() - containers.keys():
+            del self._stopped_since_s[number]
+        self._ran = {
+            (number, restart)
+            for number, restart in self._ran
+            if number in by_number and by_number[number].restart == restart
+        }
+
+    async def _adopted(self, observed: Observed) -> Observed:
+        strangers = [found(seen) for seen in observed.containers.values()]
+        adopted = adopt(self.desired, [instance for instance in strangers if instance is not None])
+        if adopted == self.desired:
+            return observed
+        await self._save(adopted)
+        return replace(observed, desired=adopted)
+
+    async def _begin(self, step: Step) -> None:
+        by_number = self.desired.by_number
+        match step:
+            case Act():
+                self._busy[step.number] = step.kind
+                assert self._tasks is not None, "passes are made by `run`"
+                self._tasks.create_task(self._attempt(step))
+            case Rerun(number=number, crashes=crashes):
+                await self._save(edit(self.desired, counted(by_number[number], crashes)))
+                self._loop.wake()
+            case Settle(number=number, outcome=outcome):
+                await self._save(edit(self.desired, replace(by_number[number], outcome=outcome)))
+                self._loop.wake()
+            case Release(number=number):
+                await self._runtime.forget_log(number)
+                await self._save(release(self.desired, number))
+                self._failures.pop(number, None)
+                self._loop.wake()
+
+    async def _attempt(self, step: Act) -> None:
+        try:
+            await carry_out(step, self.desired, self._machinery)
+        except OakestraError as error:
+            self._failed(step, str(error))
+        except Exception as error:
+            logger.exception(
+                "step failed unexpectedly", extra={"step": step.kind.name, "number": step.number}
+            )
+            self._failed(step, f"{type(error).__name__}: {error}")
+        else:
+            self._failures.pop(step.number, None)
+            instance = self.desired.by_number.get(step.number)
+            if step.kind is StepKind.PULL and instance is not None:
+                self._pulled.add(instance.spec.image)
+        finally:
+            self._busy.pop(step.number, None)
+            self._loop.wake()
+
+    def _failed(self, step: Act, reason: str) -> None:
+        before = self._failures.get(step.number)
+        same = before is not None and before.kind is step.kind
+        count = before.count + 1 if before is not None and same else 1
+        if not (same and before is not None and before.reason == reason):
+            extra = {"step": step.kind.name, "number": step.number, "reason": reason}
+            logger.warning("step failed, will repeat", extra=extra)
+        if step.kind is StepKind.CREATE:
+            self._pulled.clear()  # perhaps somebody removed the image
+        self._failures[step.number] = Failure(
+            kind=step.kind,
+            count=count,
+            reason=reason,
+            until_s=self._clock.uptime_s() + wait_s(count, salt=f"{step.number}"),
+        )
+
+    async def _prepare_network(self, observed: Observed) -> None:
+        wanted = overlay(observed, underlay_v4=self._underlay_v4)
+        now_s = self._clock.uptime_s()
+        if not wanted.subnets or (self._prepared_for == wanted.subnets and now_s < self._prepare_due_s):
+            return
+        self._prepared_for = None
+        await self._with_network(self._network.prepare(wanted))
+        if not self._network_trouble:
+            self._prepared_for = wanted.subnets
+            self._prepare_due_s = now_s + self._resync_s
+
+    async def _apply_network(self, observed: Observed) -> None:
+        if self._prepared_for is None:
+            return
+        wanted = overlay(observed, underlay_v4=self._underlay_v4)
+        applied = await self._with_network(self._network.apply(wanted))
+        if applied is not None:
+            self._refused = {
+                (port.protocol.value, port.host_port): why for port, why in applied.refused_ports
+            }
+
+    async def _with_network(self, call: Awaitable[T]) -> T | None:
+        """Do something with the network; what goes wrong is remembered and shown with every instance."""
+        try:
+            result = await call
+        except OakestraError as error:
+            if self._network_trouble != str(error):
+                logger.warning("the network is not as it should be, will repeat", extra={"error": error})
+            self._network_trouble = str(error)
+            return None
+        self._network_trouble = ""
+        return result
+
+    # --- towards the cluster ----------------------------------------------------------------------------------------
+
+    def _report_to_cluster(self, observed: Observed) -> None:
+        if self._link is None:
+            return
+        report = WorkerReport(
+            version=Version(),
+            applied=self.desired.applied,
+            complete=True,
+            statuses=statuses(observed),
+            capacity=self._machine.capacity(),
+        )
+        content = digest(report)
+        if content != self._report_digest:
+            self._report_digest = content
+            generation = self._report.version.generation + 1
+            numbered = self._numbered((self.desired.boots << 32) + generation, report.statuses)
+            version = Version(epoch=self.desired.boots, generation=generation)
+            self._report = replace(report, version=version, statuses=numbered)
+            self._report_due = True
+        if self._report_due:
+            self._report_due = False
+            self._link.send("up", Channel.SET, encode(self._report))
+
+    def _numbered(self, sequence: int, found: tuple[InstanceStatus, ...]) -> tuple[InstanceStatus, ...]:
+        """Number what changed since the last report; what did not keeps its number."""
+        before = {replace(status, sequence=0): status for status in self._report.statuses}
+        return tuple(before.get(status) or replace(status, sequence=sequence) for status in found)
+
+    async def _beat_forever(self) -> None:
+        while True:
+            if self._link is not None:
+                beat = Beat(version=self._report.version, applied=self.desired.applied)
+                self._link.send("up", Channel.BEAT, encode(beat))
+            await asyncio.sleep(self._beat_s)
+
+    async def _measure_forever(self) -> None:
+        meter = Meter(self._runtime, self._machine, self._clock)
+        while True:
+            await asyncio.sleep(self._telemetry_s)
+            telemetry = await meter.measure(self.desired)
+            if self._link is not None and telemetry is not None:
+                self._link.send("up", Channel.TELEMETRY, encode(telemetry))
+
+    # --- requests -------------------------------------------------------------------------------------------------------
+
+    async def _logs(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        service, slot = str(arguments.get("service", "")), int(arguments.get("slot", -1))
+        instance = max(
+            (known for known in self.desired.instances if known.key.slot == (service, slot)),
+            key=lambda known: known.key,
+            default=None,
+        )
+        if instance is None:
+            raise NotFound(f"instance {slot} of this service is not on worker {self._request.name}")
+        tail = arguments.get("tail_bytes")
+        lines = self._runtime.logs(
+            instance.number,
+            tail_bytes=None if tail is None else int(tail),
+            follow=bool(arguments.get("follow", False)),
+        )
+        async for piece in lines:
+            yield piece
+
+
+def _load(cell: Cell, clock: Clock) -> Desired:
+    """Return what was kept; a state that was lost or cannot be read begins a new incarnation."""
+    kept = cell.read()
+    if kept is not None:
+        try:
+            return msgspec.json.decode(kept, type=Desired)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            logger.error("the kept desired set is damaged, starting anew", extra={"error": error})  # noqa: TRY400 - the sentence says it all
+    return Desired(incarnation=int(clock.wall_s()))
