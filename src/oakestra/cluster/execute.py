@@ -15,7 +15,7 @@ from oakestra.cluster.plan import (
     Unplaceable,
     Withdraw,
 )
-from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, instance_key, slot_key
+from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, slot_key, withdrawal_key
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, Placement
 from oakestra.wire.native import ClusterAssignment, Version
@@ -60,10 +60,10 @@ def _vacate(state: ClusterState, record: SlotRecord, *, reason: str) -> None:
 
 def _withdraw(state: ClusterState, key: InstanceKey, worker: WorkerId, *, reason: str) -> None:
     known = state.workers.get(worker)
-    if known is None or instance_key(key) in state.withdrawals:
+    if known is None or withdrawal_key(worker, key) in state.withdrawals:
         return
     state.withdrawals.put(
-        instance_key(key),
+        withdrawal_key(worker, key),
         WithdrawalRecord(key=key, worker=worker, since_generation=known.generation + 1, reason=reason),
     )
 
@@ -92,8 +92,8 @@ def _apply(state: ClusterState, decision: Decision) -> None:
             current = state.slots.get(slot_key(key.slot))
             if current is not None and current.worker == worker and current.key == key:
                 state.slots.put(slot_key(key.slot), replace(current, worker=None, reason=reason))
-        case Forget(key=key):
-            state.withdrawals.remove(instance_key(key))
+        case Forget(worker=worker, key=key):
+            state.withdrawals.remove(withdrawal_key(worker, key))
         case ForgetService(service=service):
             state.services.remove(service)
         case GrantSubnet(worker=worker, index=index):

@@ -12,6 +12,9 @@ from oakestra.model.service import ServiceSpec
 from oakestra.scheduling.liveness import Liveness, judge
 from oakestra.wire.native import Version
 
+Withdrawn = tuple[WorkerId, InstanceKey]
+"""An attempt that must go, and from where: after a store was lost two workers may hold attempts of one number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSeen:
@@ -34,7 +37,7 @@ class Observed:
     epoch: int
     services: Mapping[ServiceId, ServiceSpec]
     slots: Mapping[Slot, SlotRecord]
-    withdrawals: Mapping[InstanceKey, WithdrawalRecord]
+    withdrawals: Mapping[Withdrawn, WithdrawalRecord]
     workers: Mapping[WorkerId, WorkerSeen]
     lease: tuple[int, int]
     """First worker subnet index that root leased to this cluster, and how many."""
@@ -64,7 +67,7 @@ def observe(
         epoch=state.records.epoch,
         services={spec.id: spec for spec in state.services.values()},
         slots={record.placed.slot: record for record in state.slots.values()},
-        withdrawals={record.key: record for record in state.withdrawals.values()},
+        withdrawals={(record.worker, record.key): record for record in state.withdrawals.values()},
         workers=workers,
         lease=(state.root.subnet_first, state.root.subnet_count),
         root_known=state.root.applied != Version(),

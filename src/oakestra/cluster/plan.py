@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import ServiceId, WorkerId
@@ -66,6 +66,7 @@ class Withdraw:
 class Forget:
     """A withdrawn attempt was seen gone."""
 
+    worker: WorkerId
     key: InstanceKey
 
 
@@ -84,6 +85,8 @@ class GrantSubnet:
     index: int
 
 
+Adopted = tuple[Slot, int, WorkerId]
+
 Decision = Place | Adopt | Unplaceable | Withdraw | Forget | ForgetService | GrantSubnet
 
 
@@ -95,21 +98,23 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     """
     forgotten = tuple(_gone(observed))
     adopted = tuple(_adoptions(observed))
-    withdrawn = tuple(_withdrawals(observed, {(d.slot, d.attempt) for d in adopted}))
-    ledger = _Ledger(observed, {d.key for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
+    withdrawn = tuple(_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
+    ledger = _Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
     for adoption in adopted:
         ledger.reserve(adoption.worker, observed.services[adoption.slot.service])
+    for withdrawal in withdrawn:
+        ledger.hold_orphan(withdrawal)
     placed = tuple(_placements(observed, ledger, {d.slot for d in adopted}))
     granted = tuple(_grants(observed, ledger))
-    left = tuple(_services_left(observed, {d.key for d in forgotten}))
+    left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
     return (*forgotten, *adopted, *withdrawn, *placed, *granted, *left)
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
-    for key, withdrawal in sorted(observed.withdrawals.items()):
-        worker = observed.workers.get(withdrawal.worker)
+    for (id, key), withdrawal in sorted(observed.withdrawals.items()):
+        worker = observed.workers.get(id)
         if worker is None or _shown_gone(worker, withdrawal, epoch=observed.epoch):
-            yield Forget(key=key)
+            yield Forget(worker=id, key=key)
 
 
 def _shown_gone(worker: WorkerSeen, withdrawal: WithdrawalRecord, *, epoch: int) -> bool:
@@ -129,7 +134,8 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
             continue
         for key in sorted(worker.statuses):
             record = observed.slots.get(key.slot)
-            wanted = record is not None and record.placed == key.placed and key not in observed.withdrawals
+            withdrawn = (id, key) in observed.withdrawals
+            wanted = record is not None and record.placed == key.placed and not withdrawn
             if record is None or not wanted or key.attempt <= record.attempt:
                 continue
             best[key.slot] = max(best.get(key.slot, (0, id)), (key.attempt, id))
@@ -137,8 +143,8 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
         yield Adopt(slot=slot, worker=id, attempt=attempt)
 
 
-def _withdrawals(observed: Observed, adopted: set[tuple[Slot, int]]) -> Iterator[Withdraw]:
-    moved = {slot for slot, _ in adopted}
+def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw]:
+    moved = {slot for slot, _, _ in adopted}
     for slot, record in sorted(observed.slots.items()):
         if record.worker is None:
             continue
@@ -155,9 +161,9 @@ def _withdrawals(observed: Observed, adopted: set[tuple[Slot, int]]) -> Iterator
                 yield Withdraw(key=key, worker=id, reason=why)
 
 
-def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: set[tuple[Slot, int]]) -> str:
+def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: set[Adopted]) -> str:
     """Say why a reported attempt has no right to be there; nothing if it has, or if that cannot be known yet."""
-    if key in observed.withdrawals or (key.slot, key.attempt) in adopted:
+    if (worker, key) in observed.withdrawals or (key.slot, key.attempt, worker) in adopted:
         return ""
     record = observed.slots.get(key.slot)
     if record is None:
@@ -172,16 +178,14 @@ def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: s
 class _Ledger:
     """What is free on each worker, kept up to date while placements are decided."""
 
-    def __init__(self, observed: Observed, gone: set[InstanceKey], *, vcpu_overcommit: float) -> None:
+    def __init__(self, observed: Observed, gone: set[Withdrawn], *, vcpu_overcommit: float) -> None:
         self._observed = observed
         self._used: defaultdict[WorkerId, Resources] = defaultdict(Resources)
         self._ports: defaultdict[WorkerId, set[tuple[str, int]]] = defaultdict(set)
         self._services: defaultdict[WorkerId, Counter[ServiceId]] = defaultdict(Counter)
         self._overcommit = vcpu_overcommit
         held = [(record.worker, record.placed.service) for record in observed.slots.values() if record.worker]
-        held += [
-            (record.worker, key.service) for key, record in observed.withdrawals.items() if key not in gone
-        ]
+        held += [(id, key.service) for id, key in observed.withdrawals if (id, key) not in gone]
         for worker, service in held:
             spec = observed.services.get(service)
             if spec is not None:
@@ -191,6 +195,14 @@ class _Ledger:
         self._used[worker] += spec.resources
         self._ports[worker].update((port.protocol.value, port.host_port) for port in spec.ports)
         self._services[worker][spec.id] += 1
+
+    def hold_orphan(self, withdrawal: Withdraw) -> None:
+        """Count what nobody asked for until it is seen gone."""
+        record = self._observed.slots.get(withdrawal.key.slot)
+        current = record is not None and record.worker == withdrawal.worker and record.key == withdrawal.key
+        spec = self._observed.services.get(withdrawal.key.service)
+        if spec is not None and not current:
+            self.reserve(withdrawal.worker, spec)
 
     def candidate(self, worker: WorkerSeen, service: ServiceId) -> WorkerCandidate:
         record = worker.record
@@ -230,6 +242,7 @@ def _unusable(worker: WorkerSeen) -> str:
 
 
 def _placements(observed: Observed, ledger: _Ledger, adopted: set[Slot]) -> Iterator[Place | Unplaceable]:
+    seen = _attempts_seen(observed)
     for slot, record in sorted(observed.slots.items()):
         if slot in adopted or not _homeless(observed, record):
             continue
@@ -249,12 +262,21 @@ def _placements(observed: Observed, ledger: _Ledger, adopted: set[Slot]) -> Iter
             yield Place(
                 slot=slot,
                 worker=worker,
-                attempt=record.attempt + 1,
+                attempt=max(record.attempt, seen[slot]) + 1,
                 reason=f"{verdict.name}: {verdict.reason}",
                 verdicts=verdict.verdicts,
             )
         else:
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
+
+
+def _attempts_seen(observed: Observed) -> Counter[Slot]:
+    """Return the highest attempt any worker reported of each slot: a number is never used twice knowingly."""
+    seen: Counter[Slot] = Counter()
+    for worker in observed.workers.values():
+        for key in worker.statuses:
+            seen[key.slot] = max(seen[key.slot], key.attempt)
+    return seen
 
 
 def _homeless(observed: Observed, record: SlotRecord) -> bool:
@@ -282,9 +304,9 @@ def _grants(observed: Observed, ledger: _Ledger) -> Iterator[GrantSubnet]:
                 yield GrantSubnet(worker=id, index=index)
 
 
-def _services_left(observed: Observed, gone: set[InstanceKey]) -> Iterator[ForgetService]:
+def _services_left(observed: Observed, gone: set[Withdrawn]) -> Iterator[ForgetService]:
     used = {slot.service for slot in observed.slots}
-    used |= {key.service for key in observed.withdrawals if key not in gone}
+    used |= {key.service for id, key in observed.withdrawals if (id, key) not in gone}
     used |= {key.service for worker in observed.workers.values() for key in worker.statuses}
     for service in sorted(observed.services.keys() - used):
         yield ForgetService(service=service)

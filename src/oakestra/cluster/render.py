@@ -50,8 +50,8 @@ def worker_assignments(
         if record.worker is not None:
             held[record.worker].append(record)
     withdrawn: defaultdict[WorkerId, list[InstanceKey]] = defaultdict(list)
-    for key, withdrawal in sorted(observed.withdrawals.items()):
-        withdrawn[withdrawal.worker].append(key)
+    for id, key in sorted(observed.withdrawals):
+        withdrawn[id].append(key)
     return {
         id: _assignment(observed, worker, held[id], withdrawn[id], routes)
         for id, worker in sorted(observed.workers.items())
@@ -186,12 +186,15 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
             )
         else:
             yield InstanceStatus(key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason)
-    for key, withdrawal in sorted(observed.withdrawals.items()):
-        worker = observed.workers.get(withdrawal.worker)
+    for (id, key), withdrawal in sorted(observed.withdrawals.items()):
+        record_now = observed.slots.get(key.slot)
+        if record_now is not None and record_now.placed == key.placed:
+            continue  # the placement lives on; its earlier attempts are this cluster's own business
+        worker = observed.workers.get(id)
         seen = worker.statuses.get(key) if worker else None
         phase = Phase.WORKER_ASSIGNED if seen is None else seen.phase
         status = seen or InstanceStatus(key=key, phase=phase)
-        yield replace(status, worker=withdrawal.worker, ready=False, reason=withdrawal.reason)
+        yield replace(status, worker=id, ready=False, reason=withdrawal.reason)
 
 
 def _aggregates(candidates: Mapping[WorkerId, WorkerCandidate]) -> Iterator[Aggregate]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from oakestra.model.ids import WorkerId
-from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
+from oakestra.model.instance import InstanceKey, Placement, Slot
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
 from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.scheduling.placement import CandidateVerdict
@@ -97,7 +97,7 @@ class ClusterState:
         self.slots = self.records.table("slots", SlotRecord)
         """By `slot_key`."""
         self.withdrawals = self.records.table("withdrawals", WithdrawalRecord)
-        """By `instance_key`."""
+        """By `withdrawal_key`."""
         self.workers = self.records.table("workers", WorkerRecord)
         self.settings = self.records.table("settings", RootRecord)
         self.views: dict[WorkerId, WorkerView] = {}
@@ -128,13 +128,6 @@ def slot_key(slot: Slot) -> str:
     return f"{slot.service}/{slot.number}"
 
 
-def instance_key(key: InstanceKey) -> str:
-    """Return the key of an attempt's withdrawal record."""
-    return f"{key.service}/{key.number}/{key.placement}/{key.attempt}"
-
-
-def status_of(view: WorkerView | None, key: InstanceKey) -> InstanceStatus | None:
-    """Return what the worker last reported about an attempt."""
-    if view is None or view.report is None:
-        return None
-    return next((status for status in view.report.statuses if status.key == key), None)
+def withdrawal_key(worker: WorkerId, key: InstanceKey) -> str:
+    """Return the key of the record of an attempt's withdrawal from a worker."""
+    return f"{worker}/{key.service}/{key.number}/{key.placement}/{key.attempt}"

@@ -74,11 +74,13 @@ def next_step(observed: Observed, number: int, instance: LocalInstance | None) -
         return _end(container, number)
     if container is None:
         return _make(observed, instance)
+    attached = number in observed.attached
     match container.state:
         case ContainerState.CREATED:
-            return Act(StepKind.START, number)
+            return Act(StepKind.START if attached else StepKind.DELETE, number)
         case ContainerState.RUNNING:
-            return None
+            # somebody took its network away; only a new container can get a new one
+            return None if attached else Rerun(number, instance.crashes)
         case ContainerState.STOPPED:
             return _after_end(observed, instance, container)
         case ContainerState.BROKEN:
