@@ -1,4 +1,4 @@
-"""A worker, wired: records what it is told, looks, and makes passes."""
+"""A worker: records what it is told, looks, and makes passes."""
 
 from __future__ import annotations
 

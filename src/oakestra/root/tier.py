@@ -1,4 +1,4 @@
-"""Root, wired: records what it is told, and makes passes."""
+"""Root: records what it is told, and makes passes."""
 
 from __future__ import annotations
 

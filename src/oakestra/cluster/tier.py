@@ -1,4 +1,4 @@
-"""A cluster, wired: records what it is told, and makes passes."""
+"""A cluster: records what it is told, and makes passes."""
 
 from __future__ import annotations
 
