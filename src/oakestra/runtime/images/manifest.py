@@ -93,8 +93,7 @@ class _Config(msgspec.Struct, frozen=True, kw_only=True):
 class _Head(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     schema_version: int = 0
     media_type: str = ""
-    manifests: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +126,10 @@ class Image:
 def decode_manifest(data: bytes, *, name: str) -> Index | Manifest:
     """Return the manifest or index in `data`; `name` is used in messages. Raises `Rejected`."""
     head = _decode(data, _Head, name=name, what="manifest")
-    if head.manifests is not None:
-        return _decode(data, Index, name=name, what="index")
+    if bytes(head.manifests):
+        index = _decode(data, Index, name=name, what="index")
+        _check(index.manifests, name=name)
+        return index
     if head.schema_version == 1:
         raise Rejected(f"{name} is in the image format of 2015 (schema 1); push it again with a current tool")
     manifest = _decode(data, Manifest, name=name, what="manifest")
@@ -136,6 +137,7 @@ def decode_manifest(data: bytes, *, name: str) -> Index | Manifest:
         raise Rejected(
             f"{name} is not a container image but something else kept in a registry ({manifest.config.media_type})"
         )
+    _check((manifest.config, *manifest.layers), name=name)
     for layer in manifest.layers:
         if layer.media_type and not layer.media_type.startswith(_LAYER_TYPES):
             raise Rejected(f"{name} has a layer of an unknown kind ({layer.media_type})")
@@ -208,6 +210,14 @@ def choose_platform(manifests: Sequence[Descriptor], architecture: str, *, name:
         f"{name} is not available for linux/{architecture}, which this worker is; "
         f"it exists for {', '.join(there) or 'no named platform'}"
     )
+
+
+def _check(descriptors: Sequence[Descriptor], *, name: str) -> None:
+    for descriptor in descriptors:
+        if not is_digest(descriptor.digest) or descriptor.size < 0:
+            raise Rejected(
+                f"the manifest of {name} names content by '{descriptor.digest[:80]}', which is no digest"
+            )
 
 
 def _render(platform: Platform) -> str:

@@ -84,7 +84,7 @@ def is_digest(text: str) -> bool:
 
 def _parse_file(text: str) -> ArchiveFile:
     path = text.removeprefix(ARCHIVE_PREFIX)
-    if not path.startswith("/") or "\0" in path:
+    if not path.startswith("/") or not path.isprintable():
         raise Rejected(f"'{text}' needs an absolute path, as in oci-archive:/srv/images/web.tar")
     return ArchiveFile(path=path)
 

@@ -1,0 +1,1 @@
+"""The content of layers: byte streams, tar, and what overlayfs makes of it."""

@@ -1,0 +1,1 @@
+"""Where images come from: registries, archive files, web servers."""
