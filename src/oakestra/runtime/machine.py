@@ -48,7 +48,7 @@ class LinuxMachine:
                 vcpus=self.vcpus or len(os.sched_getaffinity(0)),
                 storage_mib=self._storage_mib,
             ),
-            architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+            architecture=architecture(),
             virtualizations=self.virtualizations,
         )
 
@@ -65,6 +65,11 @@ class LinuxMachine:
             memory_available_mib=available_mib,
             disk_ratio=round(disk.used / disk.total, 3),
         )
+
+
+def architecture() -> str:
+    """Return this machine's architecture by the name that image indexes use."""
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 def _memory_mib(name: str) -> int:
