@@ -3,7 +3,8 @@
 trap 'exit 0' TERM INT
 : "${SERVER:?set SERVER to the URL to fetch, as in http://10.30.0.1/}"
 while :; do
-    if answer=$(wget -q -T 3 -O - "$SERVER" 2>&1); then
+    # Not wget's own -T, at which Debian's busybox 1.35 crashes.
+    if answer=$(timeout 3 wget -q -O - "$SERVER" 2>&1); then
         echo "$(date +%T) $answer"
     else
         echo "$(date +%T) no answer from $SERVER: $answer"

@@ -49,6 +49,8 @@ _LAYERS_FAULT = {
     errno.E2BIG,
 }
 
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _Parts = tuple[str, ...]
 
 
@@ -250,7 +252,7 @@ class _Walk:
 
     def __init__(self, root: Path) -> None:
         self._names: list[str] = []
-        self._fds = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)]
+        self._fds = [os.open(root, _OPEN_DIRECTORY)]
 
     def close(self) -> None:
         self._leave(0)
@@ -309,7 +311,11 @@ class _Walk:
             os.unlink(name, dir_fd=parent)
         os.mkdir(name, _IMPLIED_MODE, dir_fd=parent)
         if there is not None and stat.S_ISCHR(there.st_mode):
-            os.setxattr(self.enter(parts), OPAQUE_XATTR, b"y")
+            made = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+            try:
+                os.setxattr(made, OPAQUE_XATTR, b"y")
+            finally:
+                os.close(made)
 
     def remove(self, parts: _Parts) -> None:
         """Remove what is at `parts`, with all that is below."""
@@ -329,8 +335,7 @@ class _Walk:
             raise
 
     def _push(self, name: str) -> None:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fds.append(os.open(name, flags, dir_fd=self._fds[-1]))
+        self._fds.append(os.open(name, _OPEN_DIRECTORY, dir_fd=self._fds[-1]))
         self._names.append(name)
 
     def _leave(self, depth: int) -> None:

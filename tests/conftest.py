@@ -1,0 +1,34 @@
+"""What every test may rely on: `@pytest.mark.root` runs as root only, and a missing tool is a failure under CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") is not None and os.geteuid() != 0:
+        cannot_run("needs root rights")
+
+
+def cannot_run(reason: str) -> None:
+    """Skip the test that runs, or fail it under CI, where everything is meant to be there."""
+    if os.environ.get("CI") == "true":  # noqa: TID251 - how the tests run is not a tier's configuration
+        pytest.fail(f"cannot run here: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def need_program() -> object:
+    """A function that gives the path of a program, or ends the test saying which package has it."""
+
+    def find(name: str, package: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            cannot_run(f"{name} is missing: apt-get install {package}")
+            raise AssertionError
+        return path
+
+    return find
