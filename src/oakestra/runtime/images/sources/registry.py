@@ -38,6 +38,7 @@ from oakestra.runtime.images.sources.web import (
     LineBroke,
     Resuming,
     Web,
+    split,
 )
 
 DEFAULT_API_HOST = "registry-1.docker.io"
@@ -200,11 +201,7 @@ class Registry:
 
     def _token(self, challenge: Mapping[str, str]) -> str:
         realm = challenge.get("realm", "")
-        parts = urlsplit(realm)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise Rejected(
-                f"{self._reference.host} sends for a token to '{realm[:200]}', which is no web address"
-            )
+        parts = split(realm, who=self._reference.host)
         if parts.scheme == "http" and not self._web.may_be_plain(parts.netloc) and self._credentials:
             raise Rejected(
                 f"{self._reference.host} wants the password sent unencrypted to {parts.netloc}; "

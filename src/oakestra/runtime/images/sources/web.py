@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.runtime.images.layer.streams import CHUNK_BYTES
@@ -26,6 +26,7 @@ TRIES = 3
 BODY_BYTES_MAX = 8 << 20
 
 _ADDRESSES_MAX = 4
+_URL_CHARACTERS: Final = "%;/?:@&=+$,~*'()!-._[]"
 _USER_AGENT: Final = "oakestra-worker"
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 500, 502, 503, 504}
@@ -118,9 +119,9 @@ class Web:
             if answer.status not in _REDIRECTS or not target:
                 return answer
             answer.close()
-            before, url = urlsplit(url), urljoin(url, target)
-            after = urlsplit(url)
+            before, after = urlsplit(url), split(target, base=url, who=answer.host)
             self._check_redirect(before, after)
+            url = after.geturl()
             if (before.scheme, before.netloc) != (after.scheme, after.netloc):
                 sent.pop("Authorization", None)
         raise Rejected(f"{urlsplit(url).netloc} redirects more than {REDIRECTS_MAX} times")
@@ -142,8 +143,6 @@ class Web:
         raise AssertionError
 
     def _check_redirect(self, before: SplitResult, after: SplitResult) -> None:
-        if after.scheme not in {"http", "https"} or not after.hostname:
-            raise Rejected(f"{before.netloc} redirects to '{after.geturl()[:200]}', which is no web address")
         if before.scheme == "https" and after.scheme == "http" and not self.may_be_plain(after.netloc):
             raise Rejected(
                 f"{before.netloc} redirects from HTTPS to plain HTTP at {after.netloc}; "
@@ -153,7 +152,7 @@ class Web:
     def _ask(self, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         parts = urlsplit(url)
         connection = self._connect(parts)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_URL_CHARACTERS)
         try:
             connection.request("GET" if body is None else "POST", path, body=body, headers=dict(headers))
             response = connection.getresponse()
@@ -271,6 +270,18 @@ class Resuming:
         if self._fruitless > RESUMES_WITHOUT_PROGRESS_MAX:
             raise Unavailable(f"{self._what} could not be fetched whole: {error}") from error
         self._web.pause(min(0.25 * 2**self._fruitless, 3.0))
+
+
+def split(url: str, *, who: str, base: str = "") -> SplitResult:
+    """Return the parts of a web address that `who` sends us to. Raises `Rejected` if it is none."""
+    try:
+        parts = urlsplit(urljoin(base, url))
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise Rejected(f"{who} sends us to '{url[:200]}', which is no web address")
+    return parts
 
 
 def download(web: Web, url: str, target: Path, report: Callable[[int, int], None]) -> None:
