@@ -12,6 +12,7 @@ from oakestra.model.errors import OakestraError, Rejected, Unavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNKNOWN_LENGTH_MAX = 300
+_LOG_LINE = re.compile(r'time="[^"]*" level=\w+ msg="(?P<message>.*)"')
 
 _COMMAND = r'exec: \\?"(?P<command>.*?)\\?"'
 _SENTENCES: tuple[tuple[re.Pattern[str], type[OakestraError], str], ...] = (
@@ -46,7 +47,7 @@ _SENTENCES: tuple[tuple[re.Pattern[str], type[OakestraError], str], ...] = (
         "this machine has no processes, files or memory left for another container",
     ),
     (
-        re.compile(r"namespace path: (lstat|stat) (?P<path>\S+): no such file"),
+        re.compile(r"netns path: (lstat|stat) (?P<path>\S+): no such file"),
         Unavailable,
         "the network namespace {path} of the instance is gone; it will be made anew",
     ),
@@ -74,11 +75,11 @@ def explained(what: str, path: Path) -> Iterator[None]:
 
 def explain_runc(what: str, text: str, *, directory: Path) -> OakestraError:
     """Return the error that what runc or conmon wrote stands for."""
-    text = text.strip()
+    text = _LOG_LINE.sub(r"\g<message>", text.strip())
     for pattern, kind, sentence in _SENTENCES:
         found = pattern.search(text)
         if found is not None:
             shown = text[-_UNKNOWN_LENGTH_MAX:]
             return kind(sentence.format(text=shown, directory=directory, **found.groupdict()))
-    shown = text[-_UNKNOWN_LENGTH_MAX:] or "it said nothing"
+    shown = text[-_UNKNOWN_LENGTH_MAX:] or "runc said nothing"
     return Unavailable(f"{what} failed: {shown}")

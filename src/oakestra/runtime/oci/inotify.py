@@ -40,18 +40,21 @@ class Inotify:
         _libc.inotify_rm_watch(self.fd, watch)
 
     def changed(self) -> set[int]:
-        """Return the watches whose directories changed since the last call."""
+        """Return the watches whose directories changed since the last call.
+
+        Reads once: emptying the queue behind a busy writer might never end. What is left makes `fd` readable again.
+        """
+        try:
+            raw = os.read(self.fd, _READ_BYTES)
+        except BlockingIOError:
+            return set()
         watches: set[int] = set()
-        while True:
-            try:
-                raw = os.read(self.fd, _READ_BYTES)
-            except BlockingIOError:
-                return watches
-            offset = 0
-            while offset < len(raw):
-                watch, _, _, name_length = _EVENT.unpack_from(raw, offset)
-                watches.add(watch)
-                offset += _EVENT.size + name_length
+        offset = 0
+        while offset < len(raw):
+            watch, _, _, name_length = _EVENT.unpack_from(raw, offset)
+            watches.add(watch)
+            offset += _EVENT.size + name_length
+        return watches
 
     def close(self) -> None:
         os.close(self.fd)

@@ -270,19 +270,26 @@ class _Lines:
 
 
 def _last(reading: _Reading, lines: _Lines, tail_bytes: int) -> Iterator[bytes]:
-    """Yield the last whole lines of at most `tail_bytes`, and move on to the end."""
+    """Yield the last whole lines of at most `tail_bytes`, at least one, and move on to the end.
+
+    A line that is not finished counts, and is left in `lines` to be put together with what follows.
+    """
     count = 2 * tail_bytes + _PIECE_BYTES // 64
     while True:
         raw, everything = reading.last_bytes(count)
-        text = _Lines().take(raw)
-        if everything or len(text) > tail_bytes:  # more than asked for: the first line may be cut off
+        found = _Lines()
+        text = found.take(raw)
+        rest_bytes = len(found.rest())
+        if (
+            everything or len(text) + rest_bytes > tail_bytes
+        ):  # more than asked for: the first line may be cut off
             break
         count *= 4
-    lines.take(raw)  # what is not finished there is put together with what follows
-    start = max(len(text) - tail_bytes, 0)
-    if start and text[start - 1] != ord("\n"):
-        start = text.find(b"\n", start) + 1
-    if start == len(text):  # a single long line
+    lines.take(raw)
+    start = max(len(text) + rest_bytes - tail_bytes, 0)
+    if start and text[start - 1 : start] != b"\n":
+        start = text.find(b"\n", start) + 1 or len(text)
+    if start >= len(text) and not rest_bytes:  # a single long line
         start = text.rfind(b"\n", 0, max(len(text) - 1, 0)) + 1
     if text[start:]:
         yield text[start:]

@@ -1,0 +1,680 @@
+"""Containers on real runc and conmon: hardened, limited, heard in full, and indifferent to the agent's death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+import oci_bench
+from oakestra.model.errors import Rejected, Unavailable
+from oakestra.model.ids import WorkerId
+from oakestra.model.service import Resources
+from oakestra.runtime import ContainerState
+from oakestra.runtime.oci import OciRuntime, images_in_use
+from oakestra.runtime.oci import processes as process_table
+from oci_bench import Bench, ended, output, run, seen, spec, until
+
+pytestmark = pytest.mark.root
+T = TypeVar("T")
+
+
+@pytest.fixture
+def bench(need_program: Callable[[str, str], str]) -> Iterator[Bench]:
+    for program in ("runc", "conmon", "busybox"):
+        need_program(program, "busybox-static" if program == "busybox" else program)
+    with oci_bench.bench() as made:
+        yield made
+
+
+def with_agent(bench: Bench, story: Callable[[OciRuntime], Awaitable[T]], **settings: object) -> T:
+    """Live a story with one agent, and let the agent go."""
+
+    async def live() -> T:
+        try:
+            runtime = bench.agent(**settings)
+            await runtime.prepare()
+            return await story(runtime)
+        finally:
+            bench.close_agents()
+
+    return asyncio.run(live())
+
+
+# --- what a container is given ---------------------------------------------------------------------------------------
+
+
+def test_a_container_can_do_little_to_its_machine(bench: Bench) -> None:
+    script = """
+        grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status
+        touch /sys/x 2>&1; touch /sys/fs/cgroup/x 2>&1; echo 1 2>&1 > /proc/sys/vm/drop_caches
+        mount -t tmpfs none /tmp 2>&1; unshare -U true 2>&1; unshare -n true 2>&1; mknod /tmp/disk b 254 0 2>&1
+        head -c 1 /proc/kcore | cat; ls /sys/firmware
+        date -s 12:00 2>&1
+        ip -o link
+        cat /proc/self/oom_score_adj
+        echo end
+    """
+
+    async def story(runtime: OciRuntime) -> str:
+        return (await run(runtime, spec(1, "sh", "-c", script)))[1]
+
+    said = with_agent(bench, story)
+    fields = dict(re.findall(r"^(\w+):\s+(\w+)$", said, re.MULTILINE))
+    # CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT, by number
+    short_list = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 18))
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == short_list
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    assert said.count("Read-only file system") == 3
+    assert "mount: permission denied" in said
+    assert said.count("Operation not permitted") == 4, said
+    assert "eth0" not in said
+    assert re.findall(r"^\d+: (\w+)", said, re.MULTILINE) == ["lo"]
+    assert said.endswith("200\nend\n")
+
+
+def test_limits_are_what_the_kernel_holds(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        wanted = Resources(memory_mib=48, vcpus=2)
+        await runtime.create(spec(1, resources=wanted))
+        limits = bench.cgroups.limits(1)
+        assert limits.memory_bytes == 48 << 20
+        assert limits.memory_and_swap_bytes in {48 << 20, 0}, "0 where the kernel does not count swap"
+        assert limits.pids == 4096
+        await runtime.create(spec(2, resources=Resources()))
+        assert bench.cgroups.limits(2).memory_bytes == 0
+        assert bench.cgroups.limits(1).cpu_weight > bench.cgroups.limits(2).cpu_weight
+
+    with_agent(bench, story)
+
+
+def test_too_much_memory_ends_a_container_and_is_told(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        hungry = spec(
+            1, "sh", "-c", "x=$(head -c 100000000 /dev/zero | tr '\\0' a)", resources=Resources(memory_mib=16)
+        )
+        found, _ = await run(runtime, hungry)
+        assert (found.exit_code, found.out_of_memory) == (137, True)
+        found, _ = await run(runtime, spec(2, "sh", "-c", "kill -9 $$"))
+        assert not found.out_of_memory
+
+    with_agent(bench, story)
+
+
+@pytest.mark.parametrize(
+    ("user", "shown"),
+    [
+        ("", "uid=0(root) gid=0(root)"),
+        ("app", "uid=1000(app) gid=1001(app) groups=2000(extra)"),
+        ("app:extra", "uid=1000(app) gid=2000(extra)"),
+        ("4000:5000", "uid=4000 gid=5000"),
+    ],
+)
+def test_the_image_says_who_runs(bench: Bench, user: str, shown: str) -> None:
+    bench.images.image = replace(bench.images.image, user=user)
+
+    async def story(runtime: OciRuntime) -> str:
+        return (await run(runtime, spec(1, "sh", "-c", "id; grep CapEff /proc/self/status")))[1]
+
+    said = with_agent(bench, story)
+    assert said.splitlines()[0].startswith(shown)
+    assert ("CapEff:\t0000000000000000" in said) == bool(user), "who is not root has no capabilities"
+
+
+def test_command_environment_and_files(bench: Bench) -> None:
+    """The service's command replaces entrypoint and command; otherwise the image's are one command line."""
+    bench.images.image = replace(
+        bench.images.image, entrypoint=("echo", "entry"), command=("default",), working_dir="/tmp"
+    )
+
+    async def story(runtime: OciRuntime) -> list[str]:
+        script = "pwd; hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname; echo $FROM_IMAGE $MINE $PATH"
+        of_service = spec(
+            2,
+            "sh",
+            "-c",
+            script,
+            environment=("MINE=2=3", "FROM_IMAGE=changed"),
+            hostname="web",
+            resolv_conf="nameserver 10.0.0.1\n",
+            hosts="10.0.0.2 other\n",
+        )
+        return [(await run(runtime, wanted))[1] for wanted in (spec(1), of_service)]
+
+    of_image, of_service = with_agent(bench, story)
+    assert of_image == "entry default\n"
+    assert of_service == (
+        "/tmp\nweb\n10.0.0.2 other\nnameserver 10.0.0.1\nweb\n"
+        "changed 2=3 /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+    )
+
+
+def test_links_in_an_image_lead_nowhere_outside(bench: Bench) -> None:
+    etc = bench.root / "layer" / "etc"
+    (etc / "passwd").unlink()
+    (etc / "passwd").symlink_to("/../../../../etc/passwd")
+    (etc / "resolv.conf").symlink_to("../../../../run/missing/stub.conf")
+    (etc / "hosts").symlink_to("/../../../../../../etc/hostname")
+    before = Path("/etc/hostname").read_text()
+
+    async def story(runtime: OciRuntime) -> None:
+        bench.images.image = replace(bench.images.image, user="daemon")
+        with pytest.raises(Rejected, match="no user 'daemon'"):  # the machine has one
+            await runtime.create(spec(1))
+        bench.images.image = replace(bench.images.image, user="")
+        wanted = spec(2, "cat", "/etc/resolv.conf", resolv_conf="nameserver 10.9.9.9\n")
+        assert (await run(runtime, wanted))[1] == "nameserver 10.9.9.9\n"
+
+    with_agent(bench, story)
+    assert not Path("/run/missing").exists()
+    assert Path("/etc/hostname").read_text() == before
+
+
+def test_privileged_needs_both_sides(bench: Bench) -> None:
+    wanted = spec(1, "sh", "-c", "grep -E 'CapEff|Seccomp:' /proc/self/status; touch /sys/x", privileged=True)
+
+    async def refused(runtime: OciRuntime) -> None:
+        with pytest.raises(Rejected, match="does not allow"):
+            await runtime.create(wanted)
+        assert not await runtime.observe()
+
+    async def allowed(runtime: OciRuntime) -> str:
+        return (await run(runtime, wanted))[1]
+
+    with_agent(bench, refused)
+    said = with_agent(bench, allowed, allow_privileged=True)
+    assert "Seccomp:\t0" in said
+    assert "Read-only" not in said
+
+
+# --- what cannot be started --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("nothing", "'nothing' is not in the image"),
+        ("/bin/nothing", "'/bin/nothing' does not exist in the image"),
+        ("/etc/passwd", "cannot be executed"),
+        ("/etc", "cannot be executed"),
+    ],
+)
+def test_a_wrong_command_is_explained(bench: Bench, command: str, sentence: str) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        with pytest.raises(Rejected, match=sentence):
+            await runtime.create(spec(1, command))
+        assert not await runtime.observe()
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
+def test_a_missing_network_and_too_little_memory_are_explained(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        with pytest.raises(Unavailable, match=r"network namespace /run/netns/never .* is gone"):
+            await runtime.create(spec(1, netns_path="/run/netns/never"))
+        with pytest.raises(Rejected, match="memory is too small"):
+            await runtime.create(spec(2, resources=Resources(memory_mib=1)))
+        bench.images.image = replace(bench.images.image, command=())
+        with pytest.raises(Rejected, match="what to run"):
+            await runtime.create(spec(3))
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
+def test_a_full_disk_is_named(bench: Bench) -> None:
+    state = bench.root / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(state)], check=True)
+
+    async def story(runtime: OciRuntime) -> None:
+        ballast = state / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096) == 4096:
+                if os.statvfs(state).f_bavail == 0:
+                    break
+        with pytest.raises(Unavailable, match=f"the disk that holds {state}.* is full"):
+            await runtime.create(spec(1))
+        ballast.unlink()
+        await runtime.create(spec(1))
+        await runtime.start(1)
+        await runtime.delete(1)
+
+    try:
+        with_agent(bench, story)
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)
+    assert not bench.leftovers()
+
+
+# --- endings -------------------------------------------------------------------------------------------------------------
+
+
+def test_stopping_asks_first(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        polite = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+        await runtime.create(spec(1, "sh", "-c", polite))
+        await runtime.start(1)
+        await until(lambda: _says(runtime, 1, "ready"))
+        await runtime.stop(1, grace_s=20.0)
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert (found.state, found.exit_code) == (ContainerState.STOPPED, 5)
+        assert await output(runtime, 1) == "ready\nbye\n"
+
+        await runtime.create(spec(2, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"))
+        await runtime.start(2)
+        await until(lambda: _says(runtime, 2, "ready"))
+        await runtime.stop(2, grace_s=0.1)
+        assert (await ended(runtime, 2)).exit_code == 137
+
+    with_agent(bench, story)
+
+
+def test_the_image_chooses_the_signal(bench: Bench) -> None:
+    bench.images.image = replace(bench.images.image, stop_signal="SIGUSR1")
+
+    async def story(runtime: OciRuntime) -> None:
+        await runtime.create(
+            spec(1, "sh", "-c", "trap 'exit 6' USR1; echo ready; while :; do sleep 0.05; done")
+        )
+        await runtime.start(1)
+        await until(lambda: _says(runtime, 1, "ready"))
+        await runtime.stop(1, grace_s=20.0)
+        assert (await ended(runtime, 1)).exit_code == 6
+
+    with_agent(bench, story)
+
+
+def test_a_shell_that_does_not_listen_does_not_keep_its_child_from_hearing(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        child = "trap 'echo heard; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+        await runtime.create(spec(1, "sh", "-c", f'sh -c "{child}"; echo after; exit 3'))
+        await runtime.start(1)
+        await until(lambda: _says(runtime, 1, "ready"))
+        await runtime.stop(1, grace_s=20.0)
+        assert await output(runtime, 1) == "ready\nheard\nafter\n"
+
+    with_agent(bench, story)
+
+
+def test_who_cannot_hear_is_not_waited_for(bench: Bench) -> None:
+    """Busybox's sleep has no handler, and as the first of its namespace it would not die of SIGTERM."""
+
+    async def story(runtime: OciRuntime) -> None:
+        await runtime.create(spec(1, "sleep", "1000"))
+        await runtime.start(1)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await runtime.stop(1, grace_s=10 * oci_bench.TIMEOUT_S)
+        assert (await ended(runtime, 1)).exit_code == 137
+
+    with_agent(bench, story)
+
+
+def test_the_exit_code_is_there_when_the_agent_is_woken(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        codes: list[int | None] = []
+        numbers = range(1, 9)
+
+        def wake() -> None:
+            codes.extend(
+                found.exit_code
+                for found in (runtime._sight.look(number) for number in numbers)
+                if found is not None and found.state is ContainerState.STOPPED
+            )
+
+        runtime.on_change(wake)
+        for number in numbers:
+            await runtime.create(spec(number, "sh", "-c", f"exit {number}"))
+            await runtime.start(number)
+        await until(lambda: set(codes) >= set(numbers))
+        assert None not in codes
+
+    with_agent(bench, story)
+
+
+def test_a_container_whose_conmon_was_killed_runs_on_and_ends_without_a_code(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        woken = asyncio.Event()
+        runtime.on_change(woken.set)
+        await runtime.create(spec(1, "sleep", "1000"))
+        await runtime.start(1)
+        os.kill(int((bench.bundle(1) / "conmon.pid").read_text()), signal.SIGKILL)
+        await until(lambda: runtime._sight.conmon(1) is None)
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert found.state is ContainerState.RUNNING
+        os.kill(found.pid, signal.SIGKILL)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await woken.wait()
+        assert (await ended(runtime, 1)).exit_code is None
+        await runtime.delete(1)
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
+# --- the agent's death ---------------------------------------------------------------------------------------------------
+
+
+def _agent_that_dies(bench: Bench, number: int, *, up: bool, die_at: int = 0) -> int | None:
+    """Run an agent in a process of its own; return how many lines it took, or None if it died on the way."""
+    task = oci_bench.Task(
+        root=str(bench.root),
+        worker=bench.worker,
+        cgroup_parent=bench.cgroup_parent,
+        number=number,
+        up=up,
+        die_at=die_at,
+        command=("sleep", "1000"),
+    )
+    done = subprocess.run(
+        [sys.executable, oci_bench.__file__, msgspec.json.encode(task).decode()],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if die_at:
+        assert done.returncode in {-signal.SIGKILL, 0}
+    else:
+        assert done.returncode == 0
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def _points(total: int, count: int) -> list[int]:
+    """Return line numbers spread over a run, different ones each time the tests run: the lines are what they are."""
+    return sorted(
+        {
+            1 + (total * step) // count + (os.getpid() + step * 7) % max(total // count, 1)
+            for step in range(count)
+        }
+    )
+
+
+def test_an_agent_may_die_at_any_line_of_making_a_container(bench: Bench) -> None:
+    total = _agent_that_dies(bench, 1, up=True)
+    assert total is not None
+    for number, point in enumerate(_points(total, 24), start=2):
+        _agent_that_dies(bench, number, up=True, die_at=point)
+
+    async def story(runtime: OciRuntime) -> None:
+        for found in await runtime.observe():
+            number = found.number
+            if number % 2:
+                await runtime.delete(number)
+                continue
+            running = found.pid if found.state is ContainerState.RUNNING else None
+            await runtime.create(spec(number, "sleep", "1000"))
+            await runtime.start(number)
+            now = await seen(runtime, number)
+            assert now is not None
+            assert now.state is ContainerState.RUNNING, point
+            assert running in {None, now.pid}, "a running container was made anew"
+            await runtime.delete(number)
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
+def test_an_agent_may_die_at_any_line_of_removing_a_container(bench: Bench) -> None:
+    async def make(runtime: OciRuntime) -> None:
+        for number in range(1, 20):
+            await runtime.create(spec(number, "sleep", "1000"))
+            await runtime.start(number)
+
+    async def remove(runtime: OciRuntime) -> None:
+        for found in await runtime.observe():
+            await runtime.delete(found.number)
+
+    with_agent(bench, make)
+    total = _agent_that_dies(bench, 1, up=False)
+    assert total is not None
+    for number, point in enumerate(_points(total, 18), start=2):
+        _agent_that_dies(bench, number, up=False, die_at=point)
+    with_agent(bench, remove)
+    assert not bench.leftovers()
+
+
+def test_a_creation_that_is_still_under_way_when_its_agent_is_gone_can_be_deleted(bench: Bench) -> None:
+    """A conmon whose runc hangs, as on a machine that is short of everything."""
+    hanging = bench.root / "runc"
+    hanging.write_text("#!/usr/bin/busybox sh\nwhile :; do sleep 0.1; done\n")
+    hanging.chmod(0o755)
+
+    async def begin(runtime: OciRuntime) -> None:
+        async with asyncio.TaskGroup() as group:
+            creation = group.create_task(runtime.create(spec(1)))
+            await until((bench.bundle(1) / "conmon.pid").exists)
+            await until(lambda: len(bench.processes()) >= 2)
+            creation.cancel()
+
+    with_agent(bench, begin, runc=str(hanging))
+    assert not bench.leftovers()
+
+
+def test_a_new_agent_adopts_and_hears_the_end(bench: Bench) -> None:
+    async def first(runtime: OciRuntime) -> int:
+        await runtime.create(spec(1, "sh", "-c", "while [ ! -e /end ]; do sleep 0.02; done; exit 4"))
+        await runtime.start(1)
+        await runtime.create(spec(2))
+        found = await seen(runtime, 1)
+        assert found is not None
+        return found.pid
+
+    async def second(runtime: OciRuntime) -> None:
+        woken = asyncio.Event()
+        runtime.on_change(woken.set)
+        running, created = await runtime.observe()
+        assert (running.pid, running.state, running.labels) == (
+            pid,
+            ContainerState.RUNNING,
+            {"name": "container 1"},
+        )
+        assert running.started_wall_s is not None
+        assert created.state is ContainerState.CREATED
+        oci_bench.touch_inside(pid, "/end")
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await woken.wait()
+        assert (await ended(runtime, 1)).exit_code == 4
+        await runtime.start(2)
+        found = await seen(runtime, 2)
+        assert found is not None
+        assert found.state is ContainerState.RUNNING
+
+    pid = with_agent(bench, first)
+    with_agent(bench, second)
+
+
+def test_an_end_while_no_agent_looked_is_on_record(bench: Bench) -> None:
+    async def first(runtime: OciRuntime) -> None:
+        await runtime.create(spec(1, "sh", "-c", "sleep 0.05; exit 9"))
+        await runtime.start(1)
+
+    async def second(runtime: OciRuntime) -> None:
+        assert (await ended(runtime, 1)).exit_code == 9
+
+    with_agent(bench, first)
+    with_agent(bench, second)
+
+
+def test_nothing_is_believed_across_boots(bench: Bench) -> None:
+    """The pids and mounts of another boot are somebody else's, so nobody is killed and nothing is unmounted."""
+
+    async def before(runtime: OciRuntime) -> int:
+        await runtime.create(spec(1))
+        await runtime.start(1)
+        found = await seen(runtime, 1)
+        assert found is not None
+        return found.pid
+
+    async def after(runtime: OciRuntime) -> None:
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert (found.state, found.exit_code, found.pid) == (ContainerState.STOPPED, None, 0)
+        await runtime.stop(1, grace_s=1.0)
+        assert process_table.look(pid) is not None
+
+    pid = with_agent(bench, before)
+    with_agent(bench, after, boot_id="another")
+    with_agent(bench, lambda runtime: runtime.delete(1))
+
+
+def test_a_strangers_container_is_left_alone(bench: Bench) -> None:
+    async def mine(runtime: OciRuntime) -> None:
+        await runtime.create(spec(1))
+        await runtime.start(1)
+
+    async def theirs(runtime: OciRuntime) -> None:
+        assert not await runtime.observe()
+        await runtime.delete(1)
+        with pytest.raises(Unavailable, match="belongs to the worker"):
+            await runtime.create(spec(1))
+
+    async def still(runtime: OciRuntime) -> None:
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert found.state is ContainerState.RUNNING
+
+    with_agent(bench, mine)
+    with_agent(bench, theirs, worker=WorkerId("f" * 24))
+    with_agent(bench, still)
+    assert images_in_use(bench.root / "state") == {bench.images.image.digest}
+
+
+# --- many ----------------------------------------------------------------------------------------------------------------
+
+
+def test_fifty_containers_and_no_trace(bench: Bench) -> None:
+    numbers = range(1, 51)
+
+    async def story(runtime: OciRuntime) -> None:
+        async def up(number: int) -> None:
+            await runtime.create(spec(number))
+            await runtime.start(number)
+
+        async def down(number: int) -> None:
+            await runtime.stop(number, grace_s=5.0)
+            await runtime.delete(number)
+
+        await asyncio.gather(*map(up, numbers))
+        found = await runtime.observe()
+        assert [(each.number, each.state) for each in found] == [(n, ContainerState.RUNNING) for n in numbers]
+        usage = await runtime.usage()
+        assert sorted(usage) == list(numbers)
+        assert all(each.memory_bytes > 0 and each.cpu_ns > 0 for each in usage.values())
+        assert not bench.mounts()
+        await asyncio.gather(*map(down, numbers))
+        assert not await runtime.observe()
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
+# --- logs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_no_line_is_lost_while_files_are_rotated(bench: Bench) -> None:
+    """A follower gets every line of a log many times larger than what is kept, while what is kept stays bounded."""
+    lines, size_max = 120_000, 1 << 18
+
+    async def story(runtime: OciRuntime) -> None:
+        # A little at a time, so that the follower keeps up: what a reader never saw may be gone for good.
+        script = f"i=0; while [ $i -lt {lines} ]; do seq $((i+1)) $((i+500)); i=$((i+500)); sleep 0.002; done; echo done"
+        await runtime.create(spec(1, "sh", "-c", script))
+        await runtime.start(1)
+        received = bytearray()
+        async with asyncio.timeout(60.0):
+            async for piece in runtime.logs(1, tail_bytes=None, follow=True):
+                received += piece
+                if received.endswith(b"done\n"):
+                    break
+        numbers = [int(line) for line in received.splitlines()[:-1]]
+        assert numbers == list(range(1, lines + 1))
+        directory = bench.root / "state/logs/1"
+        assert sorted(path.name for path in directory.iterdir()) == ["log", "log.1"]
+        kept = (await output(runtime, 1)).splitlines()
+        assert kept == [*map(str, range(lines - len(kept) + 2, lines + 1)), "done"]
+        assert len(kept) < lines / 2, "nothing was rotated away"
+
+    with_agent(bench, story, log_size_max=size_max)
+
+
+def test_a_busy_log_stays_bounded(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        await runtime.create(spec(1, "yes", "a line that is said again and again"))
+        await runtime.start(1)
+        directory = bench.root / "state/logs/1"
+        files: list[int] = []
+
+        def rotated() -> bool:
+            inode = (directory / "log").stat().st_ino
+            if files[-1:] != [inode]:
+                files.append(inode)
+            return len(files) > 5
+
+        await until(rotated)
+        kept = sum(path.stat().st_size for path in directory.iterdir())
+        assert kept < 64 << 20
+        await runtime.delete(1)
+
+    with_agent(bench, story, log_size_max=1 << 20)
+
+
+def test_a_rotation_that_was_cut_off_is_finished_by_the_next_agent(bench: Bench) -> None:
+    log = bench.root / "state/logs/1/log"
+
+    async def first(runtime: OciRuntime) -> None:
+        await runtime.create(
+            spec(1, "sh", "-c", "echo one; while [ ! -e /end ]; do sleep 0.02; done; echo two")
+        )
+        await runtime.start(1)
+        await until(lambda: _says(runtime, 1, "one"))
+
+    async def second(runtime: OciRuntime) -> None:
+        found = await seen(runtime, 1)
+        assert found is not None
+        await until(lambda: not log.samefile(log.with_name("log.1")))
+        oci_bench.touch_inside(found.pid, "/end")
+        await ended(runtime, 1)
+        assert await output(runtime, 1) == "one\ntwo\n"
+        assert b"one" not in log.read_bytes()
+
+    with_agent(bench, first)
+    log.with_name("log.1").hardlink_to(log)  # asked to reopen, and died before the question was sent
+    with_agent(bench, second)
+
+
+def test_a_log_outlives_its_container_and_its_agent(bench: Bench) -> None:
+    async def say(runtime: OciRuntime, word: str) -> None:
+        await run(runtime, spec(1, "sh", "-c", f"echo {word}; echo -n un; echo -n finished"))
+        await runtime.delete(1)
+
+    for word in ("first", "second"):
+        with_agent(bench, lambda runtime, word=word: say(runtime, word))  # type: ignore[misc]
+
+    async def read(runtime: OciRuntime) -> None:
+        assert await output(runtime, 1) == "first\nunfinished\nsecond\nunfinished\n"
+        tail = await oci_bench.pieces(runtime.logs(1, tail_bytes=12, follow=False))
+        assert b"".join(tail) == b"unfinished\n"
+        following = asyncio.create_task(oci_bench.pieces(runtime.logs(1, tail_bytes=None, follow=True)))
+        await asyncio.sleep(0)
+        await runtime.forget_log(1)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await following
+        assert await output(runtime, 1) == ""
+
+    with_agent(bench, read)
+
+
+async def _says(runtime: OciRuntime, number: int, word: str) -> bool:
+    return word in await output(runtime, number)
