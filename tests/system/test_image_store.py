@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -319,6 +320,8 @@ def test_services_may_name_archives_below_image_dirs_only(bench: Bench) -> None:
             run(bench.store.ensure(f"oci-archive:{path}"))
     inside.unlink()
     run(bench.store.ensure(f"oci-archive:{inside}"))  # what is here is not fetched again
+    with pytest.raises(Rejected, match="no regular file"):
+        run(bench.store.ensure(f"oci-archive:{bench.archives}"))
     with pytest.raises(Rejected, match="no such file"):
         run(bench.store.ensure(f"oci-archive:{bench.archives}/missing.tar"))
 
@@ -347,6 +350,9 @@ def test_a_full_disk_is_told_and_nothing_is_left(bench: Bench, small_disk: Path)
     packed = bench.archive("packed.tar", {"noise": File(content=os.urandom(12 << 20))})
     with pytest.raises(Unavailable, match="needs more than 13 MiB"):
         run(store.load(str(packed)))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(Unavailable, match="is full"):
+        run(store.load(str(path)))
     run(store.load(str(bench.archive("small.tar"))))
     bench.assert_clean()
 
@@ -381,20 +387,21 @@ def children() -> list[int]:
     return [int(pid) for pid in listed]
 
 
-def slow_archive(bench: Bench) -> Path:
-    """An archive that takes seconds: a pipe that nobody writes to."""
-    path = bench.archives / "slow.tar"
-    os.mkfifo(path)
-    return path
+@pytest.fixture
+def silent_url() -> Iterator[str]:
+    """An archive at a server that never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/web.tar"
 
 
-def test_cancelling_everybody_ends_the_child_but_cancelling_one_does_not(bench: Bench) -> None:
-    reference = f"oci-archive:{slow_archive(bench)}"
+def test_cancelling_everybody_ends_the_child_but_cancelling_one_does_not(
+    bench: Bench, silent_url: str
+) -> None:
 
     async def story() -> None:
         before = set(children())
-        one = asyncio.create_task(bench.store.ensure(reference))
-        two = asyncio.create_task(bench.store.ensure(reference))
+        one = asyncio.create_task(bench.store.ensure(silent_url))
+        two = asyncio.create_task(bench.store.ensure(silent_url))
         await until(lambda: set(children()) - before)
         (child,) = set(children()) - before
         one.cancel()
@@ -409,12 +416,11 @@ def test_cancelling_everybody_ends_the_child_but_cancelling_one_does_not(bench: 
     bench.assert_clean()
 
 
-def test_a_killed_child_is_reported_and_swept(bench: Bench) -> None:
-    reference = f"oci-archive:{slow_archive(bench)}"
+def test_a_killed_child_is_reported_and_swept(bench: Bench, silent_url: str) -> None:
 
     async def story() -> None:
         before = set(children())
-        pull = asyncio.create_task(bench.store.ensure(reference))
+        pull = asyncio.create_task(bench.store.ensure(silent_url))
         await until(lambda: names_in(bench.work))
         (child,) = set(children()) - before
         (bench.work / names_in(bench.work)[0] / "half").mkdir()
@@ -428,14 +434,13 @@ def test_a_killed_child_is_reported_and_swept(bench: Bench) -> None:
     bench.assert_clean()
 
 
-def test_the_child_ends_with_the_agent(bench: Bench) -> None:
+def test_the_child_ends_with_the_agent(bench: Bench, silent_url: str) -> None:
     """An agent killed in the middle of a pull leaves a child whose standard input is closed."""
     request = Request(
         do=Do.ENSURE,
         root=str(bench.state / "images"),
         architecture="amd64",
-        subject=f"oci-archive:{slow_archive(bench)}",
-        image_dirs=(str(bench.archives),),
+        subject=silent_url,
     )
     with started_child(request) as child:
         run(until(lambda: names_in(bench.work)))

@@ -6,6 +6,7 @@ this process ends when it is closed, as it is when the agent dies. Standard outp
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ import msgspec
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.runtime.images.garbage import Limits, collect, sweep
 from oakestra.runtime.images.install import Installation, Progress
-from oakestra.runtime.images.layout import Layout
+from oakestra.runtime.images.layout import Layout, Reserve
 from oakestra.runtime.images.protocol import Answer, Do, Request
 from oakestra.runtime.images.reference import ARCHIVE_PREFIX, ArchiveFile, ArchiveUrl, RegistryImage, parse
 from oakestra.runtime.images.sources.archive import Archive
@@ -26,6 +27,7 @@ from oakestra.runtime.images.sources.registry import Registry, read_credentials
 from oakestra.runtime.images.sources.web import Web, download
 
 _ABANDONED = 3
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _INPUT_BYTES = 64 * 1024
 _NICENESS = 10
 _MEMORY_SHORTAGE_SCORE = "500"
@@ -43,6 +45,8 @@ def main() -> None:
         answer = Answer(unavailable=_readable(error.message))
     except Rejected as error:
         answer = Answer(rejected=_readable(error.message))
+    except OSError as error:
+        answer = Answer(unavailable=_readable(_machine_failed(error, request)))
     output.say(answer)
 
 
@@ -67,7 +71,7 @@ def _carry_out(request: Request, output: _Output) -> Answer:
 
 
 def _ensure(request: Request, layout: Layout, work: Path, output: _Output) -> Answer:
-    installation = Installation(layout, work, Progress(output.progress), output.note)
+    installation = _installation(layout, work, output)
     web = Web(insecure_hosts=request.insecure_registries, pause=time.sleep)
     reference = parse(request.subject)
     match reference:
@@ -77,12 +81,20 @@ def _ensure(request: Request, layout: Layout, work: Path, output: _Output) -> An
             installation.install(registry.image(request.architecture), registry)
         case ArchiveFile(path=path):
             allowed = _below_image_dirs(Path(path), request.image_dirs, name=reference.name)
-            _install_only_image(Archive(allowed, work=work, what=path), reference.name, request, installation)
+            _install_only_image(_archive(allowed, path, installation), reference.name, request, installation)
         case ArchiveUrl(url=url):
             fetched = work / "download"
-            download(web, url, fetched, output.progress)
-            _install_only_image(Archive(fetched, work=work, what=url), reference.name, request, installation)
+            download(web, url, fetched, report=output.progress, on_written=installation.reserve.on_written)
+            _install_only_image(_archive(fetched, url, installation), reference.name, request, installation)
     return Answer(done=reference.name)
+
+
+def _installation(layout: Layout, work: Path, output: _Output) -> Installation:
+    return Installation(layout, work, Progress(output.progress), Reserve(work), output.note)
+
+
+def _archive(path: Path, what: str, installation: Installation) -> Archive:
+    return Archive(path, work=installation.work, what=what, on_written=installation.reserve.on_written)
 
 
 def _install_only_image(archive: Archive, name: str, request: Request, installation: Installation) -> None:
@@ -98,8 +110,8 @@ def _install_only_image(archive: Archive, name: str, request: Request, installat
 
 
 def _load(request: Request, layout: Layout, work: Path, output: _Output) -> Answer:
-    installation = Installation(layout, work, Progress(output.progress), output.note)
-    archive = Archive(Path(request.subject), work=work, what=request.subject)
+    installation = _installation(layout, work, output)
+    archive = _archive(Path(request.subject), request.subject, installation)
     otherwise = f"{ARCHIVE_PREFIX}{request.subject}"
     images = archive.images(architecture=request.architecture, otherwise=otherwise, loaded=True)
     for image in images:
@@ -114,6 +126,19 @@ def _below_image_dirs(path: Path, image_dirs: tuple[str, ...], *, name: str) -> 
         return real
     where = " or ".join(image_dirs) or "no directory, because the worker's image_dirs is empty"
     raise Rejected(f"{name} may not be read: on this worker image archives are taken from {where}")
+
+
+def _machine_failed(error: OSError, request: Request) -> str:
+    """Say what is wrong with this machine, and what to do."""
+    subject = request.subject or "collecting images"
+    if error.errno in _DISK_FULL:
+        return (
+            f"{request.root} is full: {subject} does not fit, and what was unpacked of it is removed; "
+            "make room there or remove images (oak worker image remove)"
+        )
+    if error.errno in {errno.EPERM, errno.EACCES} and os.geteuid() != 0:
+        return f"{subject}: images are unpacked with root rights, for the owners of their files ({error}); run the worker as root"
+    return f"{subject} could not be stored on this machine: {error}"
 
 
 def _read_request() -> Request:

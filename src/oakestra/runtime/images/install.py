@@ -7,8 +7,6 @@ others wait for it and use it. Whoever relies on a layer holds its lock shared u
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -17,19 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from oakestra.model.errors import OakestraError, Unavailable
+from oakestra.model.errors import Unavailable
 from oakestra.runtime.images.layer.streams import Checked, Damaged, Stream, Watched, buffered, decompressed
 from oakestra.runtime.images.layer.tar import TarReader
 from oakestra.runtime.images.layer.unpack import unpack
-from oakestra.runtime.images.layout import ImageRecord, LayerRecord, Layout, Lock, NameRecord
+from oakestra.runtime.images.layout import ImageRecord, LayerRecord, Layout, Lock, NameRecord, Reserve
 from oakestra.runtime.images.manifest import Descriptor, Image, Layer
 
 LAYERS_AT_ONCE = 3
-RESERVE_BYTES = 128 << 20
-RESERVE_RATIO = 0.03
-"""What an image never takes: the smaller of these two, for the logs and the state of what already runs."""
-_RESERVE_CHECK_BYTES = 8 << 20
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Blobs(Protocol):
@@ -73,32 +66,33 @@ class Installation:
     layout: Layout
     work: Path
     progress: Progress
+    reserve: Reserve
     note: Callable[[str], None]
     """Takes a sentence for the log."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def install(self, image: Image, blobs: Blobs) -> ImageRecord:
-        """Have every layer here, then keep the image and its names. Raises `Unavailable` or `Rejected`."""
+        """Have every layer here, then keep the image and its names.
+
+        Raises `Unavailable`, `Rejected`, or `OSError` when this machine fails.
+        """
         layers = {layer.diff_id: layer for layer in image.layers}
-        try:
-            self._require_room(
-                image, [layer for layer in layers.values() if not self.layout.layer(layer.diff_id)]
-            )
-            with contextlib.ExitStack() as held:
-                locks = {
-                    diff_id: held.enter_context(
-                        contextlib.closing(self.layout.layer_lock(self.layout.key_of(diff_id)))
-                    )
-                    for diff_id in layers
-                }
-                records = self._install_layers(image, blobs, layers.values(), locks)
-                record = _record(image, size_bytes=sum(record.size_bytes for record in records))
-                names = tuple(
-                    NameRecord(name=name, digest=image.digest, loaded=image.loaded) for name in image.names
+        self._require_room(
+            image, [layer for layer in layers.values() if not self.layout.layer(layer.diff_id)]
+        )
+        with contextlib.ExitStack() as held:
+            locks = {
+                diff_id: held.enter_context(
+                    contextlib.closing(self.layout.layer_lock(self.layout.key_of(diff_id)))
                 )
-                self.layout.put(names, record)
-        except OSError as error:
-            raise self._machine_failed(error, image) from error
+                for diff_id in layers
+            }
+            records = self._install_layers(image, blobs, layers.values(), locks)
+            record = _record(image, size_bytes=sum(record.size_bytes for record in records))
+            names = tuple(
+                NameRecord(name=name, digest=image.digest, loaded=image.loaded) for name in image.names
+            )
+            self.layout.put(names, record)
         self.progress.finish()
         return record
 
@@ -147,7 +141,7 @@ class Installation:
                     TarReader(buffered(content), what=what),
                     root,
                     what=what,
-                    on_written=_Reserve(root).on_written,
+                    on_written=self.reserve.on_written,
                 )
                 content.verify()
             except Damaged:
@@ -167,43 +161,14 @@ class Installation:
 
     def _require_room(self, image: Image, missing: Sequence[Layer]) -> None:
         """Refuse at once what cannot fit even packed, instead of filling the disk first."""
-        self.progress.total += sum(layer.blob.size for layer in missing)
         needed = sum(layer.blob.size for layer in missing)
-        free = _free_bytes(self.layout.root)
+        self.progress.total += needed
+        free = self.reserve.free_bytes()
         if needed > free:
             raise Unavailable(
                 f"{image.names[0]} needs more than {_mib(needed)} MiB and {self.layout.root} has {_mib(free)} MiB free; "
                 "make room there or remove images (oak worker image remove)"
             )
-
-    def _machine_failed(self, error: OSError, image: Image) -> OakestraError:
-        if error.errno in _DISK_FULL:
-            return Unavailable(
-                f"{self.layout.root} is full: {image.names[0]} does not fit, and what was unpacked of it is removed; "
-                "make room there or remove images (oak worker image remove)"
-            )
-        if error.errno in {errno.EPERM, errno.EACCES} and os.geteuid() != 0:
-            return Unavailable(
-                f"unpacking {image.names[0]} needs root rights, for the owners of its files: {error}; run the worker as root"
-            )
-        return Unavailable(f"{image.names[0]} could not be unpacked on this machine: {error}")
-
-
-class _Reserve:
-    """Calls the disk full while there is still something left for others."""
-
-    def __init__(self, path: Path) -> None:
-        disk = os.statvfs(path)
-        self._path = path
-        self._reserve_bytes = min(RESERVE_BYTES, int(disk.f_blocks * disk.f_frsize * RESERVE_RATIO))
-        self._unchecked_bytes = _RESERVE_CHECK_BYTES
-
-    def on_written(self, count: int) -> None:
-        self._unchecked_bytes += count
-        if self._unchecked_bytes >= _RESERVE_CHECK_BYTES:
-            self._unchecked_bytes = 0
-            if _free_bytes(self._path) < self._reserve_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
 def _record(image: Image, *, size_bytes: int) -> ImageRecord:
@@ -228,11 +193,6 @@ def _wall_s(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         return 0.0
-
-
-def _free_bytes(path: Path) -> int:
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize
 
 
 def _mib(count: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -29,6 +30,11 @@ FORMAT: Final = 1
 """Raised when files of an older version can no longer be read; files of another format count as absent."""
 _KEY_LENGTH = 32
 """Hex digits of a digest in file names: 128 bits, as the 4096 bytes of mount options must hold every layer's path."""
+
+RESERVE_BYTES = 128 << 20
+RESERVE_RATIO = 0.03
+"""What images never take of the disk: the smaller of these two."""
+_RESERVE_CHECK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +274,29 @@ class Lock:
             return os.path.samestat(os.fstat(self._file), self._path.stat())
         except FileNotFoundError:
             return False
+
+
+class Reserve:
+    """Calls the disk that holds `path` full while there is something left for the logs and state of what runs."""
+
+    def __init__(self, path: Path) -> None:
+        disk = os.statvfs(path)
+        self._path = path
+        self._kept_bytes = min(RESERVE_BYTES, int(disk.f_blocks * disk.f_frsize * RESERVE_RATIO))
+        self._unchecked_bytes = _RESERVE_CHECK_BYTES
+
+    def free_bytes(self) -> int:
+        """Return what an image may still take."""
+        disk = os.statvfs(self._path)
+        return max(disk.f_bavail * disk.f_frsize - self._kept_bytes, 0)
+
+    def on_written(self, count: int) -> None:
+        """Count `count` bytes more; raise the error of a full disk before it is full."""
+        self._unchecked_bytes += count
+        if self._unchecked_bytes >= _RESERVE_CHECK_BYTES:
+            self._unchecked_bytes = 0
+            if not self.free_bytes():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
 _Record = TypeVar("_Record", NameRecord, ImageRecord, LayerRecord)

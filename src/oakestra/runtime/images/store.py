@@ -23,7 +23,7 @@ from oakestra.runtime.images.layout import ImageRecord, Layout
 from oakestra.runtime.images.protocol import Answer, Do, Request
 from oakestra.runtime.images.reference import parse
 
-CHILDREN_MAX = 3
+FETCHES_MAX = 3
 """Images fetched at once: more would only make each slower."""
 RECENT_S = 600.0
 """An image asked for this recently is about to be used, although no container has it yet."""
@@ -96,7 +96,7 @@ class ImageStore:
         self._clock = clock
         self._pulls: dict[str, _Pull] = {}
         self._asked_uptime_s: dict[str, float] = {}
-        self._children = asyncio.Semaphore(CHILDREN_MAX)
+        self._fetching = asyncio.Semaphore(FETCHES_MAX)
         self._template = Request(
             do=Do.COLLECT,
             root=str(self._layout.root),
@@ -227,7 +227,8 @@ class ImageStore:
                 listener(done_bytes, total_bytes)
 
         async def pull_image() -> None:
-            await self._run(self._request(Do.ENSURE, subject=name), tell)
+            async with self._fetching:
+                await self._run(self._request(Do.ENSURE, subject=name), tell)
             _log.info("image fetched", extra={"image": name})
 
         pull = _Pull(task=asyncio.create_task(pull_image(), name=f"pull {name}"), listeners=listeners)
@@ -259,19 +260,19 @@ class ImageStore:
 
     async def _run(self, request: Request, progress: Progress | None) -> Answer:
         """Have a child carry out `request`; it is gone when this returns or is cancelled."""
-        async with self._children:
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "oakestra.runtime.images"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=_ANSWER_BYTES_MAX,
-            )
-            try:
-                return await _converse(child, request, progress)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "oakestra.runtime.images"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_ANSWER_BYTES_MAX,
+            start_new_session=True,  # a terminal's interrupt is for the agent, which then closes standard input
+        )
+        try:
+            return await _converse(child, request, progress)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
 
 
 async def _converse(child: asyncio.subprocess.Process, request: Request, progress: Progress | None) -> Answer:

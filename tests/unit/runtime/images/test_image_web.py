@@ -208,7 +208,13 @@ def test_an_archive_that_changes_meanwhile_is_not_glued_together(
         )
     )
     with pytest.raises(Unavailable, match="changed while it was fetched"):
-        download(web, f"http://{server.host}/a.tar", tmp_path / "a", lambda *_: None)
+        download(
+            web,
+            f"http://{server.host}/a.tar",
+            tmp_path / "a",
+            report=lambda *_: None,
+            on_written=lambda _: None,
+        )
 
 
 def test_an_archive_is_resumed(web: Web, serve: Callable[[Respond], Server], tmp_path: Path) -> None:
@@ -221,7 +227,13 @@ def test_an_archive_is_resumed(web: Web, serve: Callable[[Respond], Server], tmp
 
     server = serve(respond)
     seen: list[tuple[int, int]] = []
-    download(web, f"http://{server.host}/a.tar", tmp_path / "a", lambda *step: seen.append(step))
+    download(
+        web,
+        f"http://{server.host}/a.tar",
+        tmp_path / "a",
+        report=lambda *step: seen.append(step),
+        on_written=lambda _: None,
+    )
     assert (tmp_path / "a").read_bytes() == b"abcdef"
     assert seen == [(3, 6), (6, 6)]
 

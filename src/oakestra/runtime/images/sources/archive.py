@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,16 +45,18 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 class Archive:
     """The archive at `path`. `what` names it in messages. Implements `install.Blobs`.
 
-    A gzipped one is first decompressed into `work`, as its content is needed in no particular order. Raises
-    `Rejected` when it is none.
+    A gzipped one is first decompressed into `work`, as its content is needed in no particular order; `on_written` is
+    told of it and may raise. Raises `Rejected` when it is no archive, `OSError` when this machine fails.
     """
 
-    def __init__(self, path: Path, *, work: Path, what: str) -> None:
+    def __init__(self, path: Path, *, work: Path, what: str, on_written: Callable[[int], None]) -> None:
         self._what = what
         try:
-            self._path = _plain(path, work, what=what)
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise Rejected(f"{what} is no regular file, so no image archive")
+            self._path = _plain(path, work, what=what, on_written=on_written)
             self._members, self._links = _scan(self._path, what=what)
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise Rejected(f"{what} cannot be read: {(error.strerror or 'no such file').lower()}") from error
 
     def images(self, *, architecture: str, otherwise: str, loaded: bool) -> list[Image]:
@@ -179,7 +182,7 @@ class _Window:
         return chunk
 
 
-def _plain(path: Path, work: Path, *, what: str) -> Path:
+def _plain(path: Path, work: Path, *, what: str, on_written: Callable[[int], None]) -> Path:
     """Return where the archive is as plain tar."""
     with path.open("rb") as file:
         start = file.read(len(_GZIP_MAGIC))
@@ -191,6 +194,7 @@ def _plain(path: Path, work: Path, *, what: str) -> Path:
         with plain.open("wb") as out:
             while chunk := stream.read(CHUNK_BYTES):
                 out.write(chunk)
+                on_written(len(chunk))
     return plain
 
 

@@ -284,8 +284,13 @@ def split(url: str, *, who: str, base: str = "") -> SplitResult:
     return parts
 
 
-def download(web: Web, url: str, target: Path, report: Callable[[int, int], None]) -> None:
-    """Fetch `url` into the file `target`. Raises `Unavailable` or `Rejected`."""
+def download(
+    web: Web, url: str, target: Path, *, report: Callable[[int, int], None], on_written: Callable[[int], None]
+) -> None:
+    """Fetch `url` into the file `target`, telling (bytes done, bytes in all or 0) and the bytes of each write.
+
+    Raises `Unavailable` or `Rejected`.
+    """
 
     def ask(headers: Mapping[str, str]) -> Answer:
         answer = web.get(url, headers)
@@ -303,6 +308,7 @@ def download(web: Web, url: str, target: Path, report: Callable[[int, int], None
         with target.open("wb") as file:
             while chunk := body.read(CHUNK_BYTES):
                 file.write(chunk)
+                on_written(len(chunk))
                 done += len(chunk)
                 report(done, total)
     finally:
