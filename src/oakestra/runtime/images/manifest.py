@@ -123,6 +123,17 @@ class Image:
     """Put here by hand: nothing would bring it back, so it is not removed by itself."""
 
 
+_Document = TypeVar("_Document")
+
+
+def decode_json(data: bytes, kind: type[_Document]) -> _Document:
+    """Return the document in `data`. Raises `msgspec.MsgspecError` or `UnicodeDecodeError`, whatever a stranger sent."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error
+
+
 def decode_manifest(data: bytes, *, name: str) -> Index | Manifest:
     """Return the manifest or index in `data`; `name` is used in messages. Raises `Rejected`."""
     head = _decode(data, _Head, name=name, what="manifest")
@@ -224,11 +235,8 @@ def _render(platform: Platform) -> str:
     return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 
-_Document = TypeVar("_Document")
-
-
 def _decode(data: bytes, kind: type[_Document], *, name: str, what: str) -> _Document:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode_json(data, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Rejected(f"the {what} of {name} is damaged or of an unknown kind: {error}") from error

@@ -179,7 +179,7 @@ class ImageStore:
             return None
         return UnpackedImage(
             digest=image.digest,
-            layers=tuple(self._layout.layer_fs(diff_id) for diff_id in image.layers),
+            layers=tuple(self._layout.layer_fs(diff_id) for diff_id in _topmost(image.layers)),
             entrypoint=image.entrypoint,
             command=image.command,
             environment=image.environment,
@@ -299,6 +299,11 @@ async def _converse(child: asyncio.subprocess.Process, request: Request, progres
 
 
 _WORDS = {Do.ENSURE: "fetches", Do.LOAD: "loads", Do.REMOVE: "removes", Do.COLLECT: "removes"}
+
+
+def _topmost(layers: Sequence[str]) -> Sequence[str]:
+    """Leave out a layer that comes again further up: it changes nothing, and overlayfs refuses it (ELOOP)."""
+    return tuple(reversed(dict.fromkeys(reversed(layers))))
 
 
 def _info(name: str, image: ImageRecord) -> ImageInfo:

@@ -120,6 +120,8 @@ def test_manifest_and_index_are_told_apart_by_what_they_hold() -> None:
         (b'{"schemaVersion": 1, "fsLayers": []}', "schema 1"),
         (b'{"schemaVersion": 2}', "damaged"),
         (b"<html>", "damaged"),
+        (b'{"x":' + b"[" * 200_000, "nested too deeply"),
+        (b"\xff\xfe", "damaged"),
     ],
 )
 def test_an_unusable_manifest_is_rejected(data: bytes, says: str) -> None:

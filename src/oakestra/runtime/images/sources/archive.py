@@ -23,6 +23,7 @@ from oakestra.runtime.images.manifest import (
     Manifest,
     choose_platform,
     decode_image,
+    decode_json,
     decode_manifest,
 )
 from oakestra.runtime.images.reference import parse
@@ -137,8 +138,8 @@ class Archive:
 
     def _saved(self) -> tuple[_Saved, ...]:
         try:
-            return msgspec.json.decode(self._read("manifest.json"), type=tuple[_Saved, ...])
-        except msgspec.MsgspecError as error:
+            return decode_json(self._read("manifest.json"), tuple[_Saved, ...])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Damaged(f"manifest.json in {self._what} is damaged: {error}") from error
 
     def _read(self, path: str) -> bytes:

@@ -27,10 +27,12 @@ from oakestra.runtime.images.manifest import (
     Manifest,
     choose_platform,
     decode_image,
+    decode_json,
     decode_manifest,
 )
 from oakestra.runtime.images.reference import DEFAULT_HOST, RegistryImage, is_digest
 from oakestra.runtime.images.sources.web import (
+    BUSY,
     OK,
     PARTIAL,
     TOO_MANY_REQUESTS,
@@ -93,7 +95,7 @@ class _Errors(msgspec.Struct, frozen=True, kw_only=True):
 def read_credentials(path: Path) -> Mapping[str, Credentials]:
     """Return the credentials in a config.json of Docker, by registry host. Raises `Unavailable` if it is unusable."""
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=_DockerConfig)
+        config = decode_json(path.read_bytes(), _DockerConfig)
         return {_host_of(key): _credentials(entry) for key, entry in config.auths.items()}
     except (OSError, msgspec.MsgspecError, binascii.Error, UnicodeDecodeError) as error:
         raise Unavailable(f"the credentials for registries in {path} cannot be read: {error}") from error
@@ -132,6 +134,9 @@ class Registry:
 
         def ask(headers: Mapping[str, str]) -> Answer:
             answer = self._get(f"{self._base}/blobs/{blob.digest}", headers, patiently=False)
+            if answer.status in BUSY:
+                answer.close()
+                raise LineBroke(f"{answer.host} is busy (HTTP {answer.status})")
             if answer.status not in {OK, PARTIAL}:
                 raise self._failed(answer, what)
             return answer
@@ -214,8 +219,8 @@ class Registry:
             if answer.status != OK:
                 raise self._failed(answer, f"a token for {self._reference.name}")
             try:
-                token = msgspec.json.decode(answer.body(), type=_Token)
-            except (msgspec.MsgspecError, LineBroke) as error:
+                token = decode_json(answer.body(), _Token)
+            except (msgspec.MsgspecError, UnicodeDecodeError, LineBroke) as error:
                 raise Unavailable(f"{answer.host} gave no usable token: {error}") from error
         return token.token or token.access_token
 
@@ -278,8 +283,8 @@ def _checked(data: bytes, version: str, *, what: str) -> str:
 def _said(answer: Answer) -> str:
     """Return what the registry says is wrong, in brackets."""
     try:
-        errors = msgspec.json.decode(answer.body(), type=_Errors).errors
-    except (msgspec.MsgspecError, LineBroke, Rejected):
+        errors = decode_json(answer.body(), _Errors).errors
+    except (msgspec.MsgspecError, UnicodeDecodeError, LineBroke, Rejected):
         return ""
     words = "; ".join(error.message or error.code for error in errors)
     return f" ({words[:300]})" if words else ""

@@ -29,7 +29,7 @@ _ADDRESSES_MAX = 4
 _URL_CHARACTERS: Final = "%;/?:@&=+$,~*'()!-._[]"
 _USER_AGENT: Final = "oakestra-worker"
 _REDIRECTS = {301, 302, 303, 307, 308}
-_BUSY = {408, 500, 502, 503, 504}
+BUSY: Final = frozenset({408, 500, 502, 503, 504})
 TOO_MANY_REQUESTS: Final = 429
 OK: Final = 200
 PARTIAL: Final = 206
@@ -136,7 +136,7 @@ class Web:
                 if last:
                     raise Unavailable(f"{urlsplit(url).netloc} does not answer properly: {error}") from error
             else:
-                if answer.status not in _BUSY or last:
+                if answer.status not in BUSY or last:
                     return answer
                 answer.close()
             self.pause(0.5 * attempt)
@@ -297,7 +297,7 @@ def download(
         if answer.status in {OK, PARTIAL}:
             return answer
         answer.close()
-        if answer.status in _BUSY or answer.status == TOO_MANY_REQUESTS:
+        if answer.status in BUSY or answer.status == TOO_MANY_REQUESTS:
             raise LineBroke(f"{answer.host} is busy (HTTP {answer.status})")
         raise Rejected(f"{url} cannot be fetched: {answer.host} answers HTTP {answer.status}")
 
