@@ -151,7 +151,7 @@ class Installation:
             if checked is not None:
                 checked.verify()
         if unpacked.skipped:
-            self.note(f"{what}: left out {len(unpacked.skipped)} entries, first {unpacked.skipped[0]}")
+            self.note(f"{what}: left out {unpacked.skipped_count} entries, first {unpacked.skipped[0]}")
         self.layout.put_layer(made, LayerRecord(diff_id=layer.diff_id, size_bytes=unpacked.size_bytes))
 
     def _on_fetched(self, count: int) -> None:

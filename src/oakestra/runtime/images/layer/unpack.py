@@ -31,6 +31,7 @@ _PATH_LENGTH_MAX = 4096
 _SYMLINKS_MAX = 40
 _ID_MAX = (1 << 32) - 2
 _IMPLIED_MODE = 0o755
+_SKIPPED_KEPT = 10
 _XATTRS_KEPT = ("security.capability",)
 _XATTR_PREFIXES_KEPT = ("user.",)
 _XATTR_PREFIXES_REFUSED = ("user.overlay.",)
@@ -59,9 +60,16 @@ class Unpacked:
     """What came of a layer."""
 
     size_bytes: int = 0
-    files: int = 0
+    skipped_count: int = 0
+    """What was left out on purpose."""
     skipped: list[str] = field(default_factory=list)
-    """Entries left out on purpose, for a log line."""
+    """The first of it, for a log line."""
+
+    def skip(self, name: str, why: str) -> None:
+        """Note that something was left out."""
+        self.skipped_count += 1
+        if len(self.skipped) < _SKIPPED_KEPT:
+            self.skipped.append(f"{name}: {why}")
 
 
 def unpack(reader: TarReader, root: Path, *, what: str, on_written: Callable[[int], None]) -> Unpacked:
@@ -107,7 +115,6 @@ class _Layer:
 
     def add(self, member: Member, reader: TarReader) -> None:
         parts = self._parts(member.name)
-        self.unpacked.files += 1
         if not parts:
             if member.kind is Kind.DIRECTORY:
                 self._describe_directory(self._walk.enter(()), (), member)
@@ -120,7 +127,7 @@ class _Layer:
         elif basename.startswith(WHITEOUT_PREFIX):
             self._white_out((*parts[:-1], basename.removeprefix(WHITEOUT_PREFIX)), member)
         elif member.kind in {Kind.DEVICE, Kind.OTHER}:
-            self.unpacked.skipped.append(f"{member.name}: {member.kind.value}")
+            self.unpacked.skip(member.name, member.kind.value)
         else:
             self._make((*self._walk.resolve(parts[:-1]), basename), member, reader)
 
@@ -244,7 +251,7 @@ class _Layer:
             except OSError as error:
                 if error.errno not in _XATTR_UNFIT:
                     raise
-                self.unpacked.skipped.append(f"{member.name}: attribute {key}, unfit for this file system")
+                self.unpacked.skip(member.name, f"attribute {key}, unfit for this file system")
 
 
 class _Walk:
