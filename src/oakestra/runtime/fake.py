@@ -1,4 +1,4 @@
-"""A runtime in memory, that fails and dawdles when told to. What is on its `FakeMachine` survives the agent."""
+"""A runtime in memory, that fails and dawdles when told to. What is on its `FakeHost` survives the agent."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from oakestra.runtime import (
     ImageInfo,
     Progress,
 )
+
+FOLLOW_POLL_S = 0.05
 
 
 @dataclass
@@ -38,13 +40,16 @@ class FakeHost:
         seen = self.containers.get(number)
         if seen is not None and seen.state is ContainerState.RUNNING:
             self.containers[number] = replace(
-                seen, state=ContainerState.STOPPED, exit_code=exit_code, finished_wall_s=now_s
+                seen, state=ContainerState.STOPPED, pid=0, exit_code=exit_code, finished_wall_s=now_s
             )
 
     def power_cut(self, *, now_s: float) -> None:
         """Let the machine go down: every process is gone, nobody knows how it ended."""
-        for number in list(self.containers):
-            self.end(number, None, now_s=now_s)
+        for number, seen in self.containers.items():
+            if seen.state in {ContainerState.CREATED, ContainerState.RUNNING}:
+                self.containers[number] = replace(
+                    seen, state=ContainerState.STOPPED, pid=0, exit_code=None, finished_wall_s=now_s
+                )
 
 
 class FakeRuntime:
@@ -104,7 +109,9 @@ class FakeRuntime:
         if spec.number in self.host.containers:
             return
         if spec.image not in self.host.images:
-            raise Rejected(f"image {spec.image!r} is not on this machine")
+            raise Unavailable(
+                f"the image {spec.image} is not on this machine any more; it has to be fetched again"
+            )
         if self.host.full:
             raise Unavailable("no space left for the container")
         self.host.specs[spec.number] = spec
@@ -130,7 +137,10 @@ class FakeRuntime:
 
     async def stop(self, number: int, *, grace_s: float) -> None:
         await self._work(min(self.latency_s, grace_s))
-        self.host.end(number, 143, now_s=self._clock.wall_s())
+        seen = self.host.containers.get(number)
+        if seen is not None and seen.state is ContainerState.CREATED:
+            self.host.containers[number] = replace(seen, state=ContainerState.STOPPED, pid=0, exit_code=137)
+        self.exit(number, 143)
 
     async def delete(self, number: int) -> None:
         await self._work(self.latency_s)
@@ -148,19 +158,39 @@ class FakeRuntime:
         }
 
     async def logs(self, number: int, *, tail_bytes: int | None, follow: bool) -> AsyncIterator[bytes]:
-        del follow
-        text = b"".join(self.host.logs.get(number, []))
-        yield text if tail_bytes is None else text[-tail_bytes:]
+        lines = list(self.host.logs.get(number, []))
+        yield b"".join(_last(lines, tail_bytes))
+        seen = len(lines)
+        while follow and number in self.host.logs:
+            said = self.host.logs[number]
+            if len(said) > seen:
+                yield b"".join(said[seen:])
+                seen = len(said)
+            await asyncio.sleep(FOLLOW_POLL_S)
 
     def on_change(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
     def exit(self, number: int, exit_code: int) -> None:
         """Let a process end by itself, and tell the agent as the real runtime would."""
+        before = self.host.containers.get(number)
         self.host.end(number, exit_code, now_s=self._clock.wall_s())
-        self._wake()
+        if self.host.containers.get(number) != before:
+            self._wake()
 
     async def _work(self, at_most_s: float) -> None:
         await asyncio.sleep(self._random.uniform(0, at_most_s))
         if self._random.random() < self.failure_ratio:
             raise Unavailable("told to fail")
+
+
+def _last(lines: list[bytes], tail_bytes: int | None) -> list[bytes]:
+    """Return the last lines that fit into `tail_bytes`, at least one."""
+    if tail_bytes is None:
+        return lines
+    kept: list[bytes] = []
+    for line in reversed(lines):
+        if kept and sum(map(len, kept)) + len(line) > tail_bytes:
+            break
+        kept.insert(0, line)
+    return kept

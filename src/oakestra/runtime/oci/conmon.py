@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import struct
 import subprocess
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +87,7 @@ async def create(layout: Layout, number: int, arguments: Sequence[str]) -> int:
 
 
 def reopen_log(bundle: Path) -> bool:
-    """Ask conmon to go on in a new log file; False if there is no conmon to ask.
+    """Ask conmon to go on in a new log file; False if there is no conmon to ask, or it has yet to read an earlier wish.
 
     It opens `<log>.tmp` and renames it over `<log>`: whoever linked the old file elsewhere has lost nothing.
     """
@@ -93,6 +96,9 @@ def reopen_log(bundle: Path) -> bool:
     except OSError:  # no such fifo, or nobody reads it any more
         return False
     try:
+        (unread,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
+        if unread:
+            return False
         os.write(fd, _REOPEN_LOGS)
     except OSError:
         return False

@@ -2,8 +2,9 @@
 
 conmon writes `log`, one record per line (Kubernetes CRI log format): time, stream, `F`, text; a longer line comes in
 several records, `P` but for the last. To rotate, `log` gets a second name, `log.1`, and conmon is asked to reopen:
-it makes a new file and renames it over `log`. Until then both names are one file, which is how a later agent sees
-that the question must be asked again. `log` is never missing, and no byte is copied.
+it makes `log.tmp` and renames it over `log`. Until then both names are one file, which is how a later agent sees
+that it was asked for. `log` is never missing, and no byte is copied. Asking twice would lose what is written between
+the two answers, so it is asked again only when the first question is known to be lost.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ SIZE_MAX = 8 << 20
 """Of one of an instance's two files. The one in use exceeds it by what arrives within `LOOK_AGAIN_S`."""
 LOOK_AGAIN_S = 0.1
 """A busy log is looked at so often, however fast it grows."""
+OVERGROWN = 4
+"""A file so many times larger than it should be was written while no agent was there; only its end is kept."""
+ASK_AGAIN_S = 2.0
+"""conmon reopens within milliseconds of reading that it should."""
 FOLLOW_POLL_S = 2.0
 """Followers look by themselves so often, should the kernel have no watches left to give."""
 _PIECE_BYTES = 256 << 10
@@ -31,7 +36,7 @@ _LINE_MAX = 1 << 20
 class Logs:
     """The logs below `root`, a directory per instance. Not before a loop runs."""
 
-    def __init__(self, root: Path, *, reopen: Callable[[int], bool], size_max: int = SIZE_MAX) -> None:
+    def __init__(self, root: Path, *, reopen: Callable[[int], object], size_max: int = SIZE_MAX) -> None:
         self._root = root
         self._reopen = reopen
         self._size_max = size_max
@@ -39,6 +44,7 @@ class Logs:
         self._numbers: dict[int, int] = {}
         self._watches: dict[int, int] = {}
         self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._asked_s: dict[int, float] = {}
 
     def directory(self, number: int) -> Path:
         return self._root / str(number)
@@ -48,6 +54,7 @@ class Logs:
         directory = self.directory(number)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         current, previous = directory / "log", directory / "log.1"
+        self._asked_s.pop(number, None)
         if _same_file(current, previous):  # nobody is left who could reopen it
             current.unlink()
         elif _size(current) > self._size_max:
@@ -71,24 +78,55 @@ class Logs:
 
     def unwatch(self, number: int) -> None:
         """Leave a log alone whose container is gone."""
+        self._asked_s.pop(number, None)
         watch = self._watches.pop(number, None)
         if watch is not None and self._inotify is not None:
             del self._numbers[watch]
             self._inotify.remove(watch)
 
+    def look(self, number: int) -> None:
+        """Rotate a log that the kernel does not watch for us."""
+        if number not in self._watches:
+            self.rotate(number)
+
     def rotate(self, number: int) -> None:
         """Begin a new file if the one in use is large enough, or if that was asked for and has not happened."""
-        directory = self.directory(number)
-        current, previous = directory / "log", directory / "log.1"
-        if not _same_file(current, previous):
-            if _size(current) <= self._size_max:
+        with contextlib.suppress(OSError):  # full disk, or just removed: the next change tries again
+            directory = self.directory(number)
+            current, previous = directory / "log", directory / "log.1"
+            if _same_file(current, previous):
+                self._insist(number)
                 return
-            beside = directory / "log.link"
-            with contextlib.suppress(FileNotFoundError):
-                beside.unlink()
-            beside.hardlink_to(current)
-            beside.rename(previous)
+            self._asked_s.pop(number, None)
+            if _size(previous) > OVERGROWN * self._size_max:
+                _keep_end(previous, self._size_max)
+            if _size(current) > self._size_max:
+                (directory / "log.tmp").touch(
+                    mode=0o600
+                )  # conmon dies if it cannot make it, e.g. on a full disk
+                _link(current, previous)
+                self._ask(number)
+
+    def _insist(self, number: int) -> None:
+        """Ask again if the question was lost; one that an agent before us asked may have been."""
+        now_s = asyncio.get_running_loop().time()
+        if number not in self._asked_s:
+            self._remind(number)
+        elif now_s - self._asked_s[number] >= ASK_AGAIN_S:
+            self._ask(number)
+
+    def _ask(self, number: int) -> None:
         self._reopen(number)
+        self._remind(number)
+
+    def _remind(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._asked_s[number] = loop.time()
+        loop.call_later(ASK_AGAIN_S + LOOK_AGAIN_S, self._check, number)
+
+    def _check(self, number: int) -> None:
+        if number in self._asked_s:
+            self.rotate(number)
 
     def forget(self, number: int) -> None:
         """Remove a log; whoever follows it reaches its end."""
@@ -104,6 +142,7 @@ class Logs:
             self._inotify = None
             self._watches.clear()
             self._numbers.clear()
+        self._asked_s.clear()
 
     async def read(self, number: int, *, tail_bytes: int | None, follow: bool) -> AsyncIterator[bytes]:
         """Yield pieces of whole lines; see `Runtime.logs`."""
@@ -142,8 +181,7 @@ class Logs:
         for watch in self._inotify.changed():
             number = self._numbers.get(watch)
             if number is not None:
-                with contextlib.suppress(OSError):  # full disk, or just removed: the next change tries again
-                    self.rotate(number)
+                self.rotate(number)
                 self._tell(number)
 
     def _tell(self, number: int) -> None:
@@ -313,6 +351,25 @@ def _end_last_line(log: Path) -> None:
     if torn or ends:
         with log.open("ab") as file:
             file.write((b"\n" if torn else b"") + ends)
+
+
+def _link(log: Path, other: Path) -> None:
+    """Give `log` the second name `other`, whatever had that name."""
+    beside = log.with_name("log.link")
+    beside.unlink(missing_ok=True)
+    beside.hardlink_to(log)
+    beside.replace(other)
+
+
+def _keep_end(log: Path, size: int) -> None:
+    """Shorten a log that nobody writes any more to its last records."""
+    beside = log.with_name("log.end")
+    with log.open("rb") as source:
+        source.seek(-size, os.SEEK_END)
+        source.readline()
+        with beside.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    beside.replace(log)
 
 
 def _same_file(one: Path, other: Path) -> bool:

@@ -107,7 +107,11 @@ class OciRuntime:
     async def observe(self) -> Sequence[ContainerSeen]:
         found: list[ContainerSeen] = []
         for number in self._layout.numbers():
-            seen = self._running.get(number) or self._look(number)
+            seen = self._running.get(number)
+            if seen is None:
+                seen = self._look(number)
+            else:
+                self._logs.look(number)
             if seen is not None:
                 found.append(seen)
         return tuple(found)
@@ -219,14 +223,10 @@ class OciRuntime:
             if process is not None:
                 self._endings.follow(number, process)
             self._logs.watch(number)
-            self._rotate(number)
+            self._logs.rotate(number)
             if seen.state is ContainerState.RUNNING and self._endings.follows(number):
                 self._running[number] = seen  # it stays so until `_ended`
         return seen
-
-    def _rotate(self, number: int) -> None:
-        with contextlib.suppress(OSError):  # no reason not to see the container
-            self._logs.rotate(number)
 
     def _ended(self, number: int) -> None:
         self._running.pop(number, None)

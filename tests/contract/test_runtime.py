@@ -1,0 +1,334 @@
+"""Every runtime keeps the promises of `Runtime`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from random import Random
+from typing import Protocol
+
+import pytest
+
+import oci_bench
+from oakestra.control.clock import SystemClock
+from oakestra.model.errors import Rejected, Unavailable
+from oakestra.runtime import ContainerSeen, ContainerState, Runtime
+from oakestra.runtime.fake import FakeHost, FakeRuntime
+from oakestra.runtime.oci import OciRuntime
+from oci_bench import IMAGE, Bench, pieces, spec, until
+
+UNTIL_TOLD = ("sh", "-c", "echo started; while [ ! -e /end ]; do sleep 0.02; done; exit $(cat /end)")
+
+
+class Machine(Protocol):
+    """A machine with a runtime: agents come and go, it stays."""
+
+    def agent(self) -> Runtime:
+        """Return the runtime of a new agent."""
+
+    async def end(self, agent: Runtime, number: int, exit_code: int) -> None:
+        """Let a container's process end by itself."""
+
+    async def power_cut(self, agent: Runtime) -> Runtime:
+        """Let the machine go down and up; return the new agent's runtime."""
+
+    def close(self) -> None:
+        """End what belongs to the running loop."""
+
+
+class FakeMachine:
+    """Everything in memory."""
+
+    def __init__(self) -> None:
+        self._host = FakeHost(images={IMAGE}, missing={"no/such"})
+
+    def agent(self) -> Runtime:
+        return FakeRuntime(self._host, clock=SystemClock(), random=Random(1))
+
+    async def end(self, agent: Runtime, number: int, exit_code: int) -> None:
+        assert isinstance(agent, FakeRuntime)
+        agent.exit(number, exit_code)
+
+    async def power_cut(self, agent: Runtime) -> Runtime:
+        self._host.power_cut(now_s=0.0)
+        return self.agent()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class OciMachine:
+    """Real containers."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def agent(self) -> Runtime:
+        return self._bench.agent()
+
+    async def end(self, agent: Runtime, number: int, exit_code: int) -> None:
+        found = await _seen(agent, number)
+        assert found is not None
+        oci_bench.write_inside(found.pid, "/end", str(exit_code))
+
+    async def power_cut(self, agent: Runtime) -> Runtime:
+        """Everything ends without being recorded, and the boot id is another one."""
+        assert isinstance(agent, OciRuntime)
+        self._bench.kill_everything()
+        after = self._bench.agent(boot_id="the next boot")
+        await after.prepare()
+        return after
+
+    def close(self) -> None:
+        self._bench.close_agents()
+
+
+@pytest.fixture(params=["fake", pytest.param("oci", marks=pytest.mark.root)])
+def machine(request: pytest.FixtureRequest, need_program: Callable[[str, str], str]) -> Iterator[Machine]:
+    if request.param == "fake":
+        yield FakeMachine()
+        return
+    for program in ("runc", "conmon"):
+        need_program(program, program)
+    with oci_bench.bench() as bench:
+        yield OciMachine(bench)
+
+
+def live(machine: Machine, story: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Live a story with one agent."""
+
+    async def scene() -> None:
+        try:
+            agent = machine.agent()
+            await agent.prepare()
+            await agent.ensure_image(IMAGE)
+            await story(agent)
+        finally:
+            machine.close()
+
+    asyncio.run(scene())
+
+
+async def _seen(agent: Runtime, number: int) -> ContainerSeen | None:
+    return {found.number: found for found in await agent.observe()}.get(number)
+
+
+async def _state(agent: Runtime, number: int) -> ContainerState | None:
+    found = await _seen(agent, number)
+    return None if found is None else found.state
+
+
+async def _run(agent: Runtime, number: int) -> int:
+    await agent.create(spec(number, *UNTIL_TOLD))
+    await agent.start(number)
+    found = await _seen(agent, number)
+    assert found is not None
+    assert found.state is ContainerState.RUNNING
+    return found.pid
+
+
+async def _stopped(agent: Runtime, number: int) -> ContainerSeen:
+    async def look() -> ContainerSeen | None:
+        found = await _seen(agent, number)
+        return found if found is not None and found.state is ContainerState.STOPPED else None
+
+    found: ContainerSeen = await until(look)
+    return found
+
+
+def test_a_container_is_created_then_runs(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        assert await agent.observe() == ()
+        wanted = spec(7, *UNTIL_TOLD, labels={"key": "välue", "other": "{}"})
+        await agent.create(wanted)
+        found = await _seen(agent, 7)
+        assert found is not None
+        assert (found.state, found.labels) == (ContainerState.CREATED, {"key": "välue", "other": "{}"})
+        await agent.start(7)
+        found = await _seen(agent, 7)
+        assert found is not None
+        assert (found.state, found.labels) == (ContainerState.RUNNING, {"key": "välue", "other": "{}"})
+        assert found.pid > 0
+        assert found.started_wall_s is not None
+
+    live(machine, story)
+
+
+def test_everything_may_be_asked_twice(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        pid = await _run(agent, 1)
+        await agent.create(spec(1, *UNTIL_TOLD))
+        await agent.start(1)
+        found = await _seen(agent, 1)
+        assert found is not None
+        assert found.pid == pid
+        await agent.stop(1, grace_s=1.0)
+        await agent.stop(1, grace_s=1.0)
+        await agent.start(1)
+        await agent.create(spec(1, *UNTIL_TOLD))
+        assert await _state(agent, 1) is ContainerState.STOPPED, (
+            "what ran once is not run again without being deleted"
+        )
+        await agent.delete(1)
+        await agent.delete(1)
+        assert await agent.observe() == ()
+        await agent.stop(1, grace_s=1.0)
+        await agent.forget_log(1)
+        await agent.forget_log(1)
+
+    live(machine, story)
+
+
+def test_the_next_agent_finds_what_the_last_one_left(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        pid = await _run(agent, 1)
+        await agent.create(spec(2, *UNTIL_TOLD))
+        after = machine.agent()
+        await after.prepare()
+        first, second = await after.observe()
+        assert (first.state, first.pid, first.labels) == (
+            ContainerState.RUNNING,
+            pid,
+            spec(1).labels,
+        )
+        assert second.state is ContainerState.CREATED
+        woken = asyncio.Event()
+        after.on_change(woken.set)
+        await machine.end(after, 1, 3)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await woken.wait()
+        assert (await _stopped(after, 1)).exit_code == 3
+
+    live(machine, story)
+
+
+def test_an_end_wakes_the_agent_with_its_exit_code(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        woken = asyncio.Event()
+        agent.on_change(woken.set)
+        await _run(agent, 1)
+        await machine.end(agent, 1, 42)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await woken.wait()
+        found = await _seen(agent, 1)
+        assert found is not None
+        assert (found.state, found.exit_code) == (ContainerState.STOPPED, 42)
+        assert found.finished_wall_s is not None
+        assert not found.out_of_memory
+
+    live(machine, story)
+
+
+def test_stopping_ends_the_process(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        await agent.create(spec(2, *UNTIL_TOLD))
+        for number in (1, 2):
+            await agent.stop(number, grace_s=1.0)
+            found = await _seen(agent, number)
+            assert found is not None
+            assert found.state is ContainerState.STOPPED
+            assert found.exit_code is not None
+            assert found.exit_code > 128, "it was killed by a signal"
+
+    live(machine, story)
+
+
+def test_a_running_container_may_be_deleted_and_made_anew(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        pid = await _run(agent, 1)
+        await agent.delete(1)
+        assert await agent.observe() == ()
+        assert await _run(agent, 1) != pid
+
+    live(machine, story)
+
+
+def test_the_log_outlives_the_container(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        async def said(count: int) -> bool:
+            return (
+                b"".join(await pieces(agent.logs(1, tail_bytes=None, follow=False))) == b"started\n" * count
+            )
+
+        for count in (1, 2):
+            await _run(agent, 1)
+            await until(lambda count=count: said(count))  # type: ignore[misc]
+            await agent.delete(1)
+        assert b"".join(await pieces(agent.logs(1, tail_bytes=10, follow=False))) == b"started\n"
+        await agent.forget_log(1)
+        assert b"".join(await pieces(agent.logs(1, tail_bytes=None, follow=False))) == b""
+
+    live(machine, story)
+
+
+def test_following_goes_on_until_the_log_is_forgotten(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        received = bytearray()
+
+        async def follow() -> None:
+            async for piece in agent.logs(1, tail_bytes=None, follow=True):
+                received.extend(piece)
+
+        await _run(agent, 1)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S), asyncio.TaskGroup() as group:
+            group.create_task(follow())
+            await until(lambda: received == b"started\n")
+            await agent.delete(1)
+            await _run(agent, 1)
+            await until(lambda: received == b"started\nstarted\n")
+            await agent.delete(1)
+            await agent.forget_log(1)
+
+    live(machine, story)
+
+
+def test_what_cannot_be_made_leaves_nothing(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        with pytest.raises((Rejected, Unavailable), match="image"):
+            await agent.create(spec(1, image="localhost/other:1"))
+        with pytest.raises(Unavailable):
+            await agent.start(1)
+        assert await agent.observe() == ()
+
+    live(machine, story)
+
+
+def test_usage_is_of_what_runs(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        await agent.create(spec(2))
+        await _run(agent, 3)
+        await agent.stop(3, grace_s=1.0)
+        usage = await agent.usage()
+        assert list(usage) == [1]
+        assert usage[1].cpu_ns > 0
+        assert usage[1].memory_bytes > 0
+
+    live(machine, story)
+
+
+def test_after_a_power_cut_everything_has_ended_somehow(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        await agent.create(spec(2, *UNTIL_TOLD))
+        after = await machine.power_cut(agent)
+        assert await _state(after, 2) is ContainerState.STOPPED
+        found = await _seen(after, 1)
+        assert found is not None
+        assert (found.state, found.exit_code, found.labels) == (ContainerState.STOPPED, None, spec(1).labels)
+        await after.start(1)
+        assert await _state(after, 1) is ContainerState.STOPPED
+        await after.delete(1)
+        await _run(after, 1)
+
+    live(machine, story)
+
+
+def test_different_numbers_at_once(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await asyncio.gather(*(_run(agent, number) for number in range(1, 9)))
+        await asyncio.gather(*(agent.delete(number) for number in range(1, 9)))
+        assert await agent.observe() == ()
+
+    live(machine, story)
