@@ -344,6 +344,62 @@ def test_the_exit_code_is_there_when_the_agent_is_woken(bench: Bench) -> None:
     with_agent(bench, story)
 
 
+def test_an_end_is_told_only_when_it_is_on_record(bench: Bench) -> None:
+    """conmon is held up, so that the process is gone long before its exit code is written."""
+
+    async def story(runtime: OciRuntime) -> None:
+        woken = asyncio.Event()
+        runtime.on_change(woken.set)
+        await runtime.create(spec(1, "sleep", "1000"))
+        await runtime.start(1)
+        found = await seen(runtime, 1)
+        conmon = runtime._sight.conmon(1)
+        assert found is not None
+        assert conmon is not None
+        os.kill(conmon, signal.SIGSTOP)
+        os.kill(found.pid, signal.SIGKILL)
+        await until(lambda: process_table.look(found.pid) is None)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not woken.is_set()
+        again = await seen(runtime, 1)
+        assert again is not None
+        assert again.state is ContainerState.RUNNING
+        os.kill(conmon, signal.SIGCONT)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await woken.wait()
+        assert (await ended(runtime, 1)).exit_code == 137
+
+    with_agent(bench, story)
+
+
+def test_a_pid_that_is_somebody_elses_now_is_left_alone(bench: Bench) -> None:
+    """The container is gone, and its pid was given to another process before an agent looked again."""
+    state = bench.root / f"run/runc/{bench.identity(1)}/state.json"
+
+    async def before(runtime: OciRuntime) -> None:
+        await runtime.create(spec(1, "sleep", "1000"))
+        await runtime.start(1)
+        bench.kill_everything()
+        assert (await ended(runtime, 1)).exit_code is None
+
+    async def after(runtime: OciRuntime) -> None:
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert found.state is ContainerState.STOPPED
+        await runtime.stop(1, grace_s=1.0)
+        await runtime.delete(1)
+
+    with_agent(bench, before)
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        known = msgspec.json.decode(state.read_bytes())
+        state.write_bytes(msgspec.json.encode({**known, "init_process_pid": stranger.pid}))
+        with_agent(bench, after)
+        assert stranger.poll() is None
+        stranger.kill()
+    assert not bench.leftovers()
+
+
 def test_a_container_whose_conmon_was_killed_runs_on_and_ends_without_a_code(bench: Bench) -> None:
     async def story(runtime: OciRuntime) -> None:
         woken = asyncio.Event()
@@ -459,6 +515,8 @@ def test_a_creation_that_is_still_under_way_when_its_agent_is_gone_can_be_delete
             creation.cancel()
 
     with_agent(bench, begin, runc=str(hanging))
+    assert bench.leftovers()
+    with_agent(bench, lambda runtime: runtime.delete(1), runc=str(hanging))
     assert not bench.leftovers()
 
 

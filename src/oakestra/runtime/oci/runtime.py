@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from oakestra.control.clock import Clock
-from oakestra.model.errors import Rejected, Unavailable
+from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.runtime import (
     ContainerSeen,
@@ -143,7 +143,7 @@ class OciRuntime:
                 await self._remove(spec.number)  # a leftover of a creation that was cut off
             try:
                 await self._make(spec)
-            except BaseException:
+            except OakestraError:
                 with contextlib.suppress(Unavailable):  # the reason it was not made is the one to tell
                     await self._remove(spec.number)
                 raise
@@ -261,6 +261,17 @@ class OciRuntime:
             await conmon.create(self._layout, number, command)
             # The container has the mount in its own namespace; the machine's would only slow every other mount.
             rootfs.unmount(self._layout.bundle(number) / "rootfs")
+        self._check_limit(spec)
+
+    def _check_limit(self, spec: ContainerSpec) -> None:
+        """Read back what the kernel took of the memory limit, the one that other services rely on."""
+        wanted = spec.resources.memory_mib << 20
+        held = self._cgroups.limits(spec.number).memory_bytes
+        if wanted and held != wanted and self._cgroups.found.controlled_by("memory") is not None:
+            logger.warning(
+                "the kernel did not take the memory limit as asked",
+                extra={"number": spec.number, "wanted_bytes": wanted, "held_bytes": held},
+            )
 
     # --- ending -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oakestra.model.errors import Rejected, Unavailable
-from oakestra.runtime.oci.cgroups import Hierarchies, hierarchies
+from oakestra.runtime.oci.cgroups import Cgroups, Hierarchies, Limits, hierarchies
 from oakestra.runtime.oci.failures import explain_runc, explained
 from oakestra.runtime.oci.rootfs import User, read_inside, resolve_user
 from oakestra.runtime.oci.runtime import stop_signal
@@ -106,6 +106,38 @@ def test_cgroup_v2_says_what_it_controls(tmp_path: Path) -> None:
     assert v2.controlled_by("memory") == (tmp_path, True)
     assert v2.controlled_by("pids") is None
     assert v2.counts_swap
+
+
+def test_counters_and_limits_of_cgroup_v2(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    group = tmp_path / "oak/7"
+    group.mkdir(parents=True)
+    files = {
+        "cpu.stat": "usage_usec 1500\nuser_usec 1000\n",
+        "cpu.weight": "39\n",
+        "memory.current": "5000\n",
+        "memory.stat": "anon 1\ninactive_file 2000\n",
+        "memory.events": "oom 3\noom_kill 2\n",
+        "memory.max": "4096000\n",
+        "memory.swap.max": "0\n",
+        "pids.max": "max\n",
+        "cgroup.procs": "12\n34\n",
+    }
+    for name, text in files.items():
+        (group / name).write_text(text)
+    cgroups = Cgroups("oak", Hierarchies(unified=tmp_path))
+    assert cgroups.path(7) == "/oak/7"
+    assert (cgroups.cpu_ns(7), cgroups.memory_bytes(7), cgroups.out_of_memory_kills(7)) == (
+        1_500_000,
+        3000,
+        2,
+    )
+    assert cgroups.pids(7) == {12, 34}
+    assert cgroups.limits(7) == Limits(
+        memory_bytes=4096000, memory_and_swap_bytes=4096000, cpu_weight=39, pids=0
+    )
+    assert (cgroups.cpu_ns(8), cgroups.memory_bytes(8), cgroups.out_of_memory_kills(8)) == (0, 0, 0)
+    cgroups.remove(8)
 
 
 @pytest.mark.parametrize(
