@@ -56,11 +56,12 @@ def with_agent(bench: Bench, story: Callable[[OciRuntime], Awaitable[T]], **sett
 
 def test_a_container_can_do_little_to_its_machine(bench: Bench) -> None:
     script = """
+        exec 2>&1
         grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status
-        touch /sys/x 2>&1; touch /sys/fs/cgroup/x 2>&1; echo 1 2>&1 > /proc/sys/vm/drop_caches
-        mount -t tmpfs none /tmp 2>&1; unshare -U true 2>&1; unshare -n true 2>&1; mknod /tmp/disk b 254 0 2>&1
+        touch /sys/x; touch /sys/fs/cgroup/x; echo 1 > /proc/sys/vm/drop_caches
+        mount -t tmpfs none /tmp; unshare -U true; unshare -n true; mknod /tmp/disk b 254 0
         head -c 1 /proc/kcore | cat; ls /sys/firmware
-        date -s 12:00 2>&1
+        date -s 12:00
         ip -o link
         cat /proc/self/oom_score_adj
         echo end
@@ -392,11 +393,13 @@ def test_a_pid_that_is_somebody_elses_now_is_left_alone(bench: Bench) -> None:
 
     with_agent(bench, before)
     with subprocess.Popen(["sleep", "1000"]) as stranger:
-        known = msgspec.json.decode(state.read_bytes())
-        state.write_bytes(msgspec.json.encode({**known, "init_process_pid": stranger.pid}))
-        with_agent(bench, after)
-        assert stranger.poll() is None
-        stranger.kill()
+        try:
+            known = msgspec.json.decode(state.read_bytes())
+            state.write_bytes(msgspec.json.encode({**known, "init_process_pid": stranger.pid}))
+            with_agent(bench, after)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
     assert not bench.leftovers()
 
 
