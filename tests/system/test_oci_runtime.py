@@ -22,7 +22,7 @@ from oakestra.model.ids import WorkerId
 from oakestra.model.service import Resources
 from oakestra.runtime import ContainerState
 from oakestra.runtime.oci import OciRuntime, images_in_use
-from oakestra.runtime.oci import processes as process_table
+from oakestra.runtime.oci.linux import processes as process_table
 from oci_bench import Bench, ended, output, run, seen, spec, until
 
 pytestmark = pytest.mark.root
@@ -305,7 +305,12 @@ def test_a_shell_that_does_not_listen_does_not_keep_its_child_from_hearing(bench
         await runtime.start(1)
         await until(lambda: _says(runtime, 1, "ready"))
         await runtime.stop(1, grace_s=20.0)
-        assert await output(runtime, 1) == "ready\nheard\nafter\n"
+        lines = (await output(runtime, 1)).splitlines()
+        assert [line for line in lines if line != "Terminated"] == [
+            "ready",
+            "heard",
+            "after",
+        ]  # its sleep may hear, too
 
     with_agent(bench, story)
 

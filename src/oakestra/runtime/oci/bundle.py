@@ -13,8 +13,8 @@ import msgspec
 
 from oakestra.runtime import ContainerSpec
 from oakestra.runtime.oci import rootfs
-from oakestra.runtime.oci.cgroups import Cgroups
 from oakestra.runtime.oci.facts import host_facts
+from oakestra.runtime.oci.linux.cgroups import Cgroups
 from oakestra.runtime.oci.record import InstanceRecord, Layout
 from oakestra.runtime.oci.spec import ImageSettings, Place, render
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oakestra.runtime.machine import architecture
-from oakestra.runtime.oci.cgroups import Hierarchies
+from oakestra.runtime.oci.linux.cgroups import Hierarchies
 from oakestra.runtime.oci.spec import HostFacts
 
 _CAPABILITY_NAMES = (  # noqa: SIM905 - a list of forty strings would be forty lines

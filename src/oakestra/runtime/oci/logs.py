@@ -16,7 +16,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from oakestra.runtime.oci.inotify import Inotify
+from oakestra.runtime.oci.linux.inotify import Inotify
 
 SIZE_MAX = 8 << 20
 """Of one of an instance's two files. The one in use exceeds it by what arrives within `LOOK_AGAIN_S`."""

@@ -23,13 +23,14 @@ from oakestra.runtime import (
     ImageInfo,
     Progress,
 )
-from oakestra.runtime.oci import bundle, conmon, processes, rootfs
+from oakestra.runtime.oci import bundle, conmon, rootfs
 from oakestra.runtime.oci.bundle import UnpackedImage
-from oakestra.runtime.oci.cgroups import Cgroups, hierarchies
-from oakestra.runtime.oci.disk import DiskMeter
 from oakestra.runtime.oci.endings import Endings
 from oakestra.runtime.oci.facts import read_boot_id
 from oakestra.runtime.oci.failures import explain_runc, explained
+from oakestra.runtime.oci.linux import processes
+from oakestra.runtime.oci.linux.cgroups import Cgroups, hierarchies
+from oakestra.runtime.oci.linux.disk import DiskMeter
 from oakestra.runtime.oci.logs import SIZE_MAX, Logs
 from oakestra.runtime.oci.record import Layout
 from oakestra.runtime.oci.state import Sight
@@ -40,6 +41,9 @@ STARTS_MAX = 4
 """Containers made at once: making one is CPU-bound, more at once only makes each of them slower."""
 KILLED_WAIT_S = 10.0
 """A process that SIGKILL does not end within this hangs in the kernel, e.g. on a dead disk."""
+
+_MAKERS_KILLED_MAX = 200
+"""Rounds of killing what an agent which died was making; one is enough but where the kernel hangs."""
 
 
 class Images(Protocol):
@@ -177,7 +181,8 @@ class OciRuntime:
 
     async def delete(self, number: int) -> None:
         record = self._layout.read(number)
-        if record is None or record.worker == self._layout.worker:
+        mine = record is None or record.worker == self._layout.worker
+        if mine and self._layout.bundle(number).is_dir():
             await self._remove(number)
 
     async def forget_log(self, number: int) -> None:
@@ -324,10 +329,14 @@ class OciRuntime:
             processes.is_running(process.pid, process.start_ticks) or self._sight.conmon(number) is not None
         ):
             await self._kill(number, process)
-        while making := await asyncio.to_thread(self._makers, number):
+        for _ in range(_MAKERS_KILLED_MAX):
+            making = await asyncio.to_thread(self._makers, number)
+            if not making:
+                return
             for pid in processes.descendants(making):
                 processes.kill(pid)
             await asyncio.sleep(0.01)
+        raise Unavailable(f"what was making container {number} does not end: processes {making}")
 
     def _makers(self, number: int) -> tuple[int, ...]:
         """Return the conmon and runc that an agent which died may have left making this very container."""

@@ -24,8 +24,9 @@ _EPERM = 1
 _ENOSYS = 38
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))."""
-_AF_VSOCK = 40
-"""Leads to the hypervisor, around every network rule."""
+_AF_ALG, _AF_VSOCK = 38, 40
+"""The kernel's ciphers, with a record of holes, and the way to the hypervisor, around every network rule. Between
+them is only near-field radio."""
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 """Plain Linux, 32-bit Linux, both with UNAME26, and the question which one it is; none weakens the address layout."""
 
@@ -97,7 +98,8 @@ def profile(machine: str, image: str) -> dict[str, Any]:
             _allow("clone", _argument(1 if machine == "s390x" else 0, "MASKED_EQ", _NEW_NAMESPACES, 0)),
             # clone3 has its flags in memory, where no filter sees them; libraries fall back to clone.
             {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
-            _allow("socket", _argument(0, "NE", _AF_VSOCK)),
+            _allow("socket", _argument(0, "LT", _AF_ALG)),
+            _allow("socket", _argument(0, "GT", _AF_VSOCK)),
             *(_allow("personality", _argument(0, "EQ", value)) for value in _PERSONALITIES),
         ],
     }

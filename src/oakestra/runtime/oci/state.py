@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from oakestra.runtime import ContainerSeen, ContainerState
-from oakestra.runtime.oci import processes
-from oakestra.runtime.oci.cgroups import Cgroups
+from oakestra.runtime.oci.linux import processes
+from oakestra.runtime.oci.linux.cgroups import Cgroups
 from oakestra.runtime.oci.record import InstanceRecord, Layout
 
 _RUNC_INIT = "runc:["

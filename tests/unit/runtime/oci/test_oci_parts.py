@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from oakestra.model.errors import Rejected, Unavailable
-from oakestra.runtime.oci.cgroups import Cgroups, Hierarchies, Limits, hierarchies
 from oakestra.runtime.oci.failures import explain_runc, explained
+from oakestra.runtime.oci.linux.cgroups import Cgroups, Hierarchies, Limits, hierarchies
 from oakestra.runtime.oci.rootfs import User, read_inside, resolve_user
 from oakestra.runtime.oci.runtime import stop_signal
 

@@ -32,11 +32,12 @@ class DiskMeter:
         """Return the bytes that the files below each directory take up on disk."""
         now_s = self._clock.uptime_s()
         for number, directory in directories.items():
-            known = self._readings.get(number)
-            if known is None or now_s - known.taken_s >= MEASURE_AGAIN_S:
+            reading = self._readings.get(number)
+            if reading is None or now_s - reading.taken_s >= MEASURE_AGAIN_S:
                 used = await asyncio.to_thread(_used_bytes, directory)
                 self._readings[number] = _Reading(used, now_s)
-        return {number: self._readings[number].bytes for number in directories}
+        known = self._readings  # without those that were forgotten meanwhile
+        return {number: known[number].bytes for number in directories if number in known}
 
     def forget(self, number: int) -> None:
         """Forget a container that is gone."""

@@ -1,0 +1,1 @@
+"""What the kernel tells of processes, files and cgroups; knows neither runc nor conmon."""
