@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oakestra.model.ids import ClusterId
+from oakestra.model.ids import ClusterId, OrganizationId
 from oakestra.model.service import InstanceAddress, ServiceAddresses
 from oakestra.root.plan import (
     Decision,
@@ -23,6 +23,7 @@ from oakestra.root.state import (
     QuarantineRecord,
     RootState,
     ServiceRecord,
+    SlotRecord,
     WithdrawalRecord,
     placement_key,
     slot_key,
@@ -54,7 +55,7 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:
         case Forget(placed=placed):
             state.withdrawals.remove(placement_key(placed))
         case ForgetSlot(slot=slot):
-            _quarantine(state, state.slots[slot_key(slot)].address, now_wall_s)
+            _quarantine_slot(state, state.slots[slot_key(slot)], now_wall_s)
             state.slots.remove(slot_key(slot))
         case ForgetService(service=service):
             _forget_service(state, state.services[service], now_wall_s)
@@ -101,7 +102,7 @@ def _withdraw(state: RootState, decision: Withdraw) -> None:
 def _forget_service(state: RootState, service: ServiceRecord, now_wall_s: float) -> None:
     addresses = service.spec.addresses
     for address in _service_addresses(addresses):
-        _quarantine(state, address, now_wall_s)
+        _quarantine(state, address, service.spec.tenant, now_wall_s)
     application = state.applications.get(service.spec.application_id)
     if application is not None and service.spec.id in application.services:
         left = tuple(id for id in application.services if id != service.spec.id)
@@ -116,11 +117,19 @@ def _service_addresses(addresses: ServiceAddresses) -> tuple[InstanceAddress, ..
     )
 
 
-def _quarantine(state: RootState, address: InstanceAddress, now_wall_s: float) -> None:
+def _quarantine_slot(state: RootState, slot: SlotRecord, now_wall_s: float) -> None:
+    service = state.services.get(slot.slot.service)
+    tenant = service.spec.tenant if service else OrganizationId("")
+    _quarantine(state, slot.address, tenant, now_wall_s)
+
+
+def _quarantine(
+    state: RootState, address: InstanceAddress, tenant: OrganizationId, now_wall_s: float
+) -> None:
     key = address.v4 or address.v6
     if key:
         until_wall_s = now_wall_s + QUARANTINE_S
-        state.quarantine.put(key, QuarantineRecord(address=address, until_wall_s=until_wall_s))
+        state.quarantine.put(key, QuarantineRecord(address=address, until_wall_s=until_wall_s, tenant=tenant))
 
 
 def stamp(state: RootState, cluster: ClusterId, digest: str) -> tuple[Version, bool]:

@@ -29,6 +29,8 @@ class UserRecord:
     email: str = ""
     password_hash: str = ""
     created_at: str = ""
+    token_generation: int = 0
+    """Tokens issued under an earlier number count no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,8 @@ class QuarantineRecord:
 
     address: InstanceAddress
     until_wall_s: float
+    tenant: OrganizationId = OrganizationId("")
+    """Whose it was: a service of the same tenant may have it back at once if its SLA names it."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,108 @@
+"""Give out semantic addresses, never one twice. Pure: what is in use is asked of the caller.
+
+Allocation only moves forward through the pool; what is in use is looked up afresh when the pool was walked
+through once. So it costs next to nothing, an address that was released rests long, and nobody has to report
+releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from oakestra.model.errors import Conflict, Unavailable
+from oakestra.model.service import InstanceAddress, ServiceAddresses
+from oakestra.wire.sla import WantedAddresses
+
+_FIRST_V4 = int(IPv4Address("10.30.0.0"))
+_INSTANCE_V6 = int(IPv6Address("fdff::"))
+_CLOSEST_V6 = int(IPv6Address("fdff:1000::"))
+_ROUND_ROBIN_V6 = int(IPv6Address("fdff:2000::"))
+_OCTETS = 254
+"""Octets three and four run from 0 to 253, as in the original."""
+POOL_SIZE = _OCTETS * _OCTETS - 1
+"""10.30.0.0 itself is left out."""
+
+
+class AddressPool:
+    """Addresses of services and instances: 10.30.0.0/16, each with an IPv6 twin of the same last 16 bits.
+
+    `in_use` lists every address that belongs to somebody or rests. An address counts as taken from the moment
+    it was given out; if what it was for is never recorded, it comes back when the pool has been walked through.
+    """
+
+    def __init__(self, in_use: Callable[[], Iterable[InstanceAddress]]) -> None:
+        self._in_use = in_use
+        self._last = 0
+        self._taken: set[str] = set()
+        self._look()
+
+    def instance(self) -> InstanceAddress:
+        """Return a free address for a slot. Raises `Unavailable` when there is none left."""
+        return self._free(_INSTANCE_V6)
+
+    def service(
+        self, wanted: WantedAddresses, *, claimable: frozenset[str] = frozenset()
+    ) -> ServiceAddresses:
+        """Return free addresses for a service, among them those its owner chose.
+
+        `claimable` are addresses at rest that this owner may have back. Raises `Conflict` if a chosen one is in
+        use, `Unavailable` when there are none left.
+        """
+        round_robin = self._chosen(wanted, claimable)
+        closest = self._free(_CLOSEST_V6)
+        return ServiceAddresses(
+            round_robin_v4=round_robin.v4,
+            round_robin_v6=round_robin.v6,
+            closest_v4=closest.v4,
+            closest_v6=closest.v6,
+        )
+
+    def _chosen(self, wanted: WantedAddresses, claimable: frozenset[str]) -> InstanceAddress:
+        if not wanted.round_robin_v4 and not wanted.round_robin_v6:
+            return self._free(_ROUND_ROBIN_V6)
+        used = _flat(self._in_use()) - claimable
+        for chosen in (wanted.round_robin_v4, wanted.round_robin_v6):
+            if chosen in used:
+                raise Conflict(
+                    f"{chosen} belongs to another service, or was given back less than ten minutes ago; "
+                    "choose another address, or leave it out and one is chosen for you"
+                )
+        if not wanted.round_robin_v4:
+            found = self._free(_ROUND_ROBIN_V6)
+            address = InstanceAddress(v4=found.v4, v6=wanted.round_robin_v6)
+        else:
+            twin = str(IPv6Address(_ROUND_ROBIN_V6 + int(IPv4Address(wanted.round_robin_v4)) % (1 << 16)))
+            if not wanted.round_robin_v6 and twin in used:
+                raise Conflict(
+                    f"{twin}, the IPv6 twin of {wanted.round_robin_v4}, belongs to another service; "
+                    "choose rr_ip_v6 as well"
+                )
+            address = InstanceAddress(v4=wanted.round_robin_v4, v6=wanted.round_robin_v6 or twin)
+        self._taken |= {address.v4, address.v6}
+        return address
+
+    def _free(self, first_v6: int) -> InstanceAddress:
+        looked = False
+        while True:
+            if self._last >= POOL_SIZE:
+                if looked:
+                    raise Unavailable(
+                        f"all {POOL_SIZE} addresses of 10.30.0.0/16 are in use; delete services that are not needed"
+                    )
+                self._look()
+                looked = True
+            self._last += 1
+            low = (self._last // _OCTETS << 8) + self._last % _OCTETS
+            v4, v6 = str(IPv4Address(_FIRST_V4 + low)), str(IPv6Address(first_v6 + low))
+            if v4 not in self._taken and v6 not in self._taken:
+                self._taken |= {v4, v6}
+                return InstanceAddress(v4=v4, v6=v6)
+
+    def _look(self) -> None:
+        self._taken = _flat(self._in_use())
+        self._last = 0
+
+
+def _flat(addresses: Iterable[InstanceAddress]) -> set[str]:
+    return {text for address in addresses for text in (address.v4, address.v6) if text}

@@ -1,0 +1,40 @@
+"""Root's HTTP API: the original's routes, our own under `/api/v1`, and their description."""
+
+from __future__ import annotations
+
+from oakestra.control.clock import Clock
+from oakestra.root.api.accounts import AccountsApi
+from oakestra.root.api.applications import ApplicationsApi
+from oakestra.root.api.clusters import ClustersApi
+from oakestra.root.api.gate import Gate
+from oakestra.root.api.own import CallWorker, OwnApi
+from oakestra.root.api.pages import Description
+from oakestra.root.api.views import Views
+from oakestra.root.operations import Operations
+from oakestra.root.users.accounts import Accounts
+from oakestra.transport.http_server import Endpoint
+
+
+def endpoints(
+    *,
+    operations: Operations,
+    accounts: Accounts,
+    views: Views,
+    call_worker: CallWorker,
+    clock: Clock,
+    epoch: int,
+    public_clusters: bool = False,
+) -> list[Endpoint]:
+    """Return every route of root's API; hand them to `transport.http_server.application`.
+
+    `public_clusters` lists clusters to who is not logged in, as the original does.
+    """
+    gate = Gate(accounts)
+    own = OwnApi(operations, views, gate, call_worker=call_worker, clock=clock, epoch=epoch)
+    routes = [
+        *AccountsApi(accounts, views, gate).endpoints(),
+        *ApplicationsApi(operations, views, gate).endpoints(),
+        *ClustersApi(views, gate, public=public_clusters).endpoints(),
+        *own.endpoints(),
+    ]
+    return [*routes, *Description(routes).endpoints()]

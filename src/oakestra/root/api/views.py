@@ -1,0 +1,315 @@
+"""Show root's records as the API's documents: the original's, and our own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from oakestra.control.clock import Clock
+from oakestra.model.ids import ClusterId, UserId
+from oakestra.model.instance import Phase, Placement
+from oakestra.model.service import Resources
+from oakestra.root.state import (
+    ApplicationRecord,
+    ClusterRecord,
+    OrganizationRecord,
+    RootState,
+    ServiceRecord,
+    SlotRecord,
+    UserRecord,
+)
+from oakestra.wire import api, rest
+from oakestra.wire.native import WorkerSummary
+from oakestra.wire.statuses import SlotSeen, instance_status, service_status
+
+ACTIVE_S = 30.0
+"""The original calls a cluster active that was heard of within so long."""
+
+
+class Views:
+    """Looks at the state as it is when asked."""
+
+    def __init__(self, state: RootState, *, clock: Clock, active_s: float = ACTIVE_S) -> None:
+        self._state = state
+        self._clock = clock
+        self._active_s = active_s
+
+    # --- the original's documents ------------------------------------------------------------------------------
+
+    def application(self, record: ApplicationRecord) -> dict[str, Any]:
+        """Return an application."""
+        return rest.application_document(
+            record.application,
+            owner=self._user_name(record.application.owner),
+            services=self._visible(record),
+            extra=record.extra,
+        )
+
+    def services(self, records: Iterable[ServiceRecord]) -> list[dict[str, Any]]:
+        """Return services with the instances that are wanted."""
+        look = _Look(self._state, self._clock, self._active_s)
+        return [rest.service_document(look.service(record)) for record in records]
+
+    def clusters(self, *, active_only: bool = False) -> list[dict[str, Any]]:
+        """Return the clusters, or those heard of lately."""
+        views = [self._cluster(record) for record in self._state.clusters.values()]
+        return [rest.cluster_document(view) for view in views if view.active or not active_only]
+
+    def user(self, record: UserRecord, roles: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return a user."""
+        return rest.user_document(
+            id=record.id, name=record.name, email=record.email, created_at=record.created_at, roles=roles
+        )
+
+    def organization(self, record: OrganizationRecord) -> dict[str, Any]:
+        """Return an organization."""
+        members = [(member.user, member.roles) for member in record.members]
+        return rest.organization_document(id=record.id, name=record.name, members=members)
+
+    # --- our own -----------------------------------------------------------------------------------------------
+
+    def own_application(self, record: ApplicationRecord) -> api.Application:
+        """Return an application."""
+        application = record.application
+        return api.Application(
+            id=application.id,
+            name=application.name,
+            namespace=application.namespace,
+            description=application.description,
+            owner=self._user_name(application.owner),
+            owner_id=application.owner,
+            organization_id=application.tenant,
+            services=tuple(self._visible(record)),
+        )
+
+    def own_services(self, records: Iterable[ServiceRecord]) -> list[api.Service]:
+        """Return services with every slot, those being withdrawn included."""
+        look = _Look(self._state, self._clock, self._active_s)
+        return [look.own_service(record) for record in records]
+
+    def own_clusters(self) -> list[api.Cluster]:
+        """Return the clusters."""
+        placed: defaultdict[ClusterId | None, int] = defaultdict(int)
+        for slot in self._state.slots.values():
+            placed[slot.cluster] += 1
+        return [self._own_cluster(record, placed[record.id]) for record in self._state.clusters.values()]
+
+    def own_workers(self) -> list[api.Worker]:
+        """Return the workers that clusters reported."""
+        return [
+            api.Worker(
+                id=worker.id,
+                name=worker.name,
+                cluster=record.name,
+                cluster_id=record.id,
+                host=worker.host,
+                live=worker.live,
+                instances=worker.instances,
+                architecture=worker.capacity.architecture,
+                virtualizations=worker.capacity.virtualizations,
+                total=worker.capacity.resources,
+                free=worker.free,
+                usage=worker.usage,
+            )
+            for record in self._state.clusters.values()
+            for worker in _workers(self._state, record.id)
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Return how much there is of everything."""
+        state = self._state
+        return {
+            "applications": sum(not record.application.deleted for record in state.applications.values()),
+            "services": sum(not record.deleted for record in state.services.values()),
+            "instances": sum(slot.wanted for slot in state.slots.values()),
+            "ready": sum(
+                1 for slot in state.slots.values() if slot.wanted and slot.status and slot.status.ready
+            ),
+            "clusters": len(state.clusters),
+            "workers": sum(len(_workers(state, record.id)) for record in state.clusters.values()),
+        }
+
+    # --- parts -------------------------------------------------------------------------------------------------
+
+    def _visible(self, record: ApplicationRecord) -> list[Any]:
+        services = self._state.services
+        return [id for id in record.services if id in services and not services[id].deleted]
+
+    def _user_name(self, id: UserId) -> str:
+        user = self._state.users.get(id)
+        return user.name if user else id
+
+    def _cluster(self, record: ClusterRecord) -> rest.ClusterView:
+        view = self._state.views.get(record.id)
+        return rest.ClusterView(
+            id=record.id,
+            name=record.name,
+            location=record.location,
+            host=record.host,
+            api_port=record.api_port,
+            active=_active(self._state, record.id, self._clock, self._active_s),
+            seen_wall_s=view.last_seen_wall_s if view else 0.0,
+            cpu_ratio=view.cpu_ratio if view else 0.0,
+            memory_ratio=view.memory_ratio if view else 0.0,
+            workers=_workers(self._state, record.id),
+        )
+
+    def _own_cluster(self, record: ClusterRecord, instances: int) -> api.Cluster:
+        view = self._state.views.get(record.id)
+        workers = _workers(self._state, record.id)
+        live = [worker for worker in workers if worker.live]
+        seen_s = view.last_seen_s if view else None
+        return api.Cluster(
+            id=record.id,
+            name=record.name,
+            location=record.location,
+            host=record.host,
+            api_port=record.api_port,
+            live=_active(self._state, record.id, self._clock, self._active_s),
+            silent_s=None if seen_s is None else round(self._clock.uptime_s() - seen_s, 1),
+            workers=len(workers),
+            workers_live=len(live),
+            instances=instances,
+            total=sum((worker.capacity.resources for worker in live), Resources()),
+            free=sum((worker.free for worker in live), Resources()),
+            joined_wall_s=record.joined_wall_s,
+        )
+
+
+class _Look:
+    """One look at slots, clusters and workers, shared by all services that are rendered together."""
+
+    def __init__(self, state: RootState, clock: Clock, active_s: float) -> None:
+        self._state = state
+        self._now_wall_s = clock.wall_s()
+        self._slots: defaultdict[str, list[SlotRecord]] = defaultdict(list)
+        for slot in state.slots.values():
+            self._slots[slot.slot.service].append(slot)
+        self._workers = {
+            worker.id: worker for record in state.clusters.values() for worker in _workers(state, record.id)
+        }
+        self._refused = {
+            refusal.placed
+            for view in state.views.values()
+            if view.report is not None
+            for refusal in view.report.refusals
+        }
+        self._known = [record.name for record in state.clusters.values()]
+        self._live = [
+            record.name for record in state.clusters.values() if _active(state, record.id, clock, active_s)
+        ]
+
+    def service(self, record: ServiceRecord) -> rest.ServiceView:
+        slots = [slot for slot in self._numbered(record) if slot.wanted]
+        instances = tuple(self._instance(record, slot) for slot in slots)
+        status, detail = self._of_all(record, instances)
+        return rest.ServiceView(
+            spec=record.spec,
+            document=record.document,
+            next_slot=record.next_slot,
+            status=status,
+            detail=detail,
+            instances=instances,
+        )
+
+    def own_service(self, record: ServiceRecord) -> api.Service:
+        view = self.service(record)
+        return api.Service(
+            id=record.spec.id,
+            name=record.spec.name,
+            application_id=record.spec.application_id,
+            status=view.status,
+            detail=view.detail,
+            next_slot=record.next_slot,
+            spec=record.spec,
+            instances=tuple(self._own_instance(record, slot) for slot in self._numbered(record)),
+        )
+
+    def _numbered(self, record: ServiceRecord) -> list[SlotRecord]:
+        return sorted(self._slots[record.spec.id], key=lambda slot: slot.slot.number)
+
+    def _of_all(
+        self, record: ServiceRecord, instances: Sequence[rest.InstanceView]
+    ) -> tuple[str | None, str]:
+        words = [instance.status for instance in instances]
+        status = service_status(words, ever_deployed=record.next_slot > 0)
+        return status, next((one.detail for one in instances if one.status == status), "")
+
+    def _word(self, record: ServiceRecord, slot: SlotRecord) -> str:
+        seen = SlotSeen(
+            wanted=slot.wanted,
+            placed=slot.cluster is not None,
+            tried=bool(slot.reason),
+            refused=Placement(*slot.slot, slot.placement) in self._refused,
+            phase=slot.status.phase if slot.status else Phase.UNKNOWN,
+        )
+        return instance_status(seen, record.spec, known_clusters=self._known, live_clusters=self._live)
+
+    def _instance(self, record: ServiceRecord, slot: SlotRecord) -> rest.InstanceView:
+        cluster = self._state.clusters.get(slot.cluster) if slot.cluster else None
+        status = slot.status if cluster else None
+        worker = self._workers.get(status.worker) if status else None
+        return rest.InstanceView(
+            number=slot.slot.number,
+            status=self._word(record, slot),
+            detail=(status.reason if status else "") or slot.reason,
+            cluster=slot.cluster,
+            cluster_location=cluster.location if cluster else "",
+            worker=status.worker if status else rest.NO_WORKER,
+            host=worker.host if worker else "",
+            tunnel_port=worker.tunnel_port if worker else 0,
+            address=slot.address,
+            usage=self._state.usage.get(status.key) if status else None,
+            measured_wall_s=self._now_wall_s,
+            changed_wall_s=slot.changed_wall_s,
+        )
+
+    def _own_instance(self, record: ServiceRecord, slot: SlotRecord) -> api.Instance:
+        shown = self._instance(record, slot)
+        cluster = self._state.clusters.get(slot.cluster) if slot.cluster else None
+        worker = self._workers.get(shown.worker)
+        status = slot.status
+        return api.Instance(
+            number=slot.slot.number,
+            wanted=slot.wanted,
+            status=shown.status,
+            phase=(status.phase if status else _phase_without_report(slot)).name,
+            ready=status is not None and status.ready,
+            reason=status.reason if status else "",
+            placement_reason=slot.reason,
+            verdicts=tuple(
+                api.Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
+                for verdict in slot.verdicts
+            ),
+            placement=slot.placement,
+            attempt=status.key.attempt if status else 0,
+            restart=status.restart if status else 0,
+            cluster=cluster.name if cluster else "",
+            cluster_id=slot.cluster,
+            worker=worker.name if worker else "",
+            worker_id=shown.worker,
+            host=shown.host,
+            address=slot.address,
+            namespace_address=status.namespace if status else rest.NO_ADDRESS,
+            exit_code=status.exit_code if status else None,
+            usage=shown.usage,
+            requested_wall_s=slot.requested_wall_s,
+            changed_wall_s=slot.changed_wall_s,
+        )
+
+
+def _phase_without_report(slot: SlotRecord) -> Phase:
+    return Phase.REQUESTED if slot.cluster is None else Phase.CLUSTER_ASSIGNED
+
+
+def _workers(state: RootState, cluster: ClusterId) -> tuple[WorkerSummary, ...]:
+    view = state.views.get(cluster)
+    return view.report.workers if view is not None and view.report is not None else ()
+
+
+def _active(state: RootState, cluster: ClusterId, clock: Clock, active_s: float) -> bool:
+    view = state.views.get(cluster)
+    return (
+        view is not None and view.last_seen_s is not None and clock.uptime_s() - view.last_seen_s < active_s
+    )

@@ -1,0 +1,354 @@
+"""What users do with applications, services and instances, whatever they do it with.
+
+Each operation checks who asks, records what is wanted, waits until that is durable, and wakes the loop. Nothing
+here acts. Between the first change of a record and `commit` nothing is awaited: a failed commit takes back
+everybody's uncommitted changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from oakestra.control.clock import Clock
+from oakestra.control.entropy import new_id
+from oakestra.model.errors import Conflict, Invalid, NotFound, OakestraError
+from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
+from oakestra.model.instance import Slot
+from oakestra.model.service import Application, InstanceAddress
+from oakestra.root.addresses import AddressPool
+from oakestra.root.state import ApplicationRecord, RootState, ServiceRecord, SlotRecord, slot_key
+from oakestra.root.users.access import Principal
+from oakestra.wire.sla import Microservice, Sla, SlaApplication, checked_name, service_spec
+
+logger = logging.getLogger(__name__)
+
+INSTANCES_MAX = 1000
+"""Instances of one service; the sets that tiers exchange are made for so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRefused:
+    """A service of an SLA that was not created, and why."""
+
+    name: str
+    error: OakestraError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicesAdded:
+    """What became of the services of an SLA."""
+
+    created: tuple[ServiceRecord, ...]
+    refused: tuple[ServiceRefused, ...]
+
+
+class Operations:
+    """What users may do; each call raises `NotFound` for what the asker may not know about."""
+
+    def __init__(self, state: RootState, *, clock: Clock, random: Random, wake: Callable[[], None]) -> None:
+        self._state = state
+        self._clock = clock
+        self._random = random
+        self._wake = wake
+        self._pool = AddressPool(lambda: _addresses_in_use(state))
+
+    # --- applications ------------------------------------------------------------------------------------------
+
+    async def create_applications(self, asker: Principal, sla: Sla) -> list[ApplicationRecord]:
+        """Create every application of an SLA with its services, or none; return the new ones."""
+        asker.must_provide_applications()
+        for wanted in sla.applications:
+            self._must_be_new(asker, wanted)
+        drafts = [self._draft(asker, wanted) for wanted in sla.applications]
+        _no_address_twice([service for _, services in drafts for service in services])
+        for record, services in drafts:
+            self._state.applications.put(record.application.id, record)
+            for service in services:
+                self._put_new(service)
+        await self._commit(
+            "applications created", asker, applications=[record.application.id for record, _ in drafts]
+        )
+        return [record for record, _ in drafts]
+
+    def applications(self, asker: Principal, *, owner: UserId | None = None) -> list[ApplicationRecord]:
+        """Return the applications the asker may see, or those of them that `owner` owns."""
+        return [
+            record
+            for record in self._state.applications.values()
+            if not record.application.deleted
+            and asker.may_see(record.application)
+            and owner in (None, record.application.owner)
+        ]
+
+    def application(self, asker: Principal, id: str) -> ApplicationRecord:
+        """Return an application."""
+        record = self._state.applications.get(id)
+        if record is None or record.application.deleted or not asker.may_see(record.application):
+            raise NotFound(f"there is no application {id!r} of yours; `oak app list` shows what there is")
+        return record
+
+    async def update_application(
+        self, asker: Principal, id: str, *, name: str | None, namespace: str | None, description: str | None
+    ) -> ApplicationRecord:
+        """Change an application's description, and its name as long as no service is called by it.
+
+        None leaves things as they are.
+        """
+        asker.must_provide_applications()
+        record = self.application(asker, id)
+        application = record.application
+        name = application.name if name is None else checked_name(name)
+        namespace = application.namespace if namespace is None else checked_name(namespace)
+        description = application.description if description is None else description
+        if (name, namespace) != (application.name, application.namespace):
+            if self.services_of(record):
+                raise Conflict(
+                    f"{application.name}.{application.namespace} has services, whose names contain it; "
+                    "delete them first, or create a new application"
+                )
+            self._must_be_new(asker, SlaApplication(name=name, namespace=namespace))
+        changed = replace(application, name=name, namespace=namespace, description=description)
+        updated = replace(record, application=changed)
+        self._state.applications.put(application.id, updated)
+        await self._commit("application updated", asker, application=id)
+        return updated
+
+    async def delete_application(self, asker: Principal, id: str) -> None:
+        """Delete an application with everything in it."""
+        asker.must_provide_applications()
+        record = self.application(asker, id)
+        for service in self.services_of(record):
+            self._bury(service)
+        application = replace(record.application, deleted=True)
+        self._state.applications.put(application.id, replace(record, application=application))
+        await self._commit("application deleted", asker, application=id)
+
+    # --- services ----------------------------------------------------------------------------------------------
+
+    async def create_services(self, asker: Principal, sla: Sla) -> ServicesAdded:
+        """Add the services of the SLA's first application to the application it names.
+
+        A service that cannot be created is reported with its reason; the others are created.
+        """
+        asker.must_provide_applications()
+        if not sla.applications:
+            raise Invalid("the SLA names no application to add services to")
+        wanted = sla.applications[0]
+        record = self.application(asker, wanted.id)
+        created: list[ServiceRecord] = []
+        refused: list[ServiceRefused] = []
+        for microservice in wanted.microservices:
+            try:
+                self._must_be_new_service(record, microservice)
+                service = self._draft_service(record.application, microservice)
+            except OakestraError as error:
+                refused.append(ServiceRefused(name=microservice.name, error=error))
+            else:
+                self._put_new(service)
+                created.append(service)
+        ids = (*record.services, *(service.spec.id for service in created))
+        self._state.applications.put(record.application.id, replace(record, services=ids))
+        await self._commit("services created", asker, services=[service.spec.name for service in created])
+        return ServicesAdded(created=tuple(created), refused=tuple(refused))
+
+    def services(self, asker: Principal) -> list[ServiceRecord]:
+        """Return every service the asker may see."""
+        visible = {record.application.id for record in self.applications(asker)}
+        return [
+            service
+            for service in self._state.services.values()
+            if not service.deleted and service.spec.application_id in visible
+        ]
+
+    def services_of(self, application: ApplicationRecord) -> list[ServiceRecord]:
+        """Return an application's services."""
+        return [
+            self._state.services[id]
+            for id in application.services
+            if id in self._state.services and not self._state.services[id].deleted
+        ]
+
+    def service(self, asker: Principal, id: str) -> ServiceRecord:
+        """Return a service."""
+        record = self._state.services.get(id)
+        if record is not None and not record.deleted:
+            application = self._state.applications.get(record.spec.application_id)
+            if (
+                application is not None
+                and not application.application.deleted
+                and asker.may_see(application.application)
+            ):
+                return record
+        raise NotFound(f"there is no service {id!r} of yours; `oak service list` shows what there is")
+
+    async def delete_service(self, asker: Principal, id: str) -> None:
+        """Delete a service with its instances."""
+        asker.must_provide_applications()
+        self._bury(self.service(asker, id))
+        await self._commit("service deleted", asker, service=id)
+
+    # --- instances ---------------------------------------------------------------------------------------------
+
+    async def deploy(self, asker: Principal, id: str) -> Slot:
+        """Ask for one more instance of a service; return its slot."""
+        asker.must_provide_applications()
+        service = self.service(asker, id)
+        self._must_have_room(service, len(self._wanted(service)) + 1)
+        slot = self._add_slot(service)
+        await self._commit("instance requested", asker, service=id, instance=slot.number)
+        return slot
+
+    async def undeploy(self, asker: Principal, id: str, number: int) -> None:
+        """Remove one instance, or all if `number` is −1. One that is already gone is no error."""
+        asker.must_provide_applications()
+        service = self.service(asker, id)
+        if not -1 <= number < service.next_slot:
+            raise NotFound(f"{service.spec.name} never had an instance {number}")
+        for record in self._wanted(service):
+            if number in (-1, record.slot.number):
+                self._release(record)
+        await self._commit("instance removed", asker, service=id, instance=number)
+
+    async def scale(self, asker: Principal, id: str, instances: int) -> tuple[Slot, ...]:
+        """Have exactly so many instances: add slots, or remove those with the highest numbers; return them all."""
+        asker.must_provide_applications()
+        service = self.service(asker, id)
+        if instances < 0:
+            raise Invalid(f"expected a number of instances, 0 or more, found {instances}")
+        self._must_have_room(service, instances)
+        wanted = self._wanted(service)
+        for record in wanted[instances:]:
+            self._release(record)
+        kept = [record.slot for record in wanted[:instances]]
+        while len(kept) < instances:
+            kept.append(self._add_slot(self._state.services[service.spec.id]))
+        await self._commit("service scaled", asker, service=id, instances=instances)
+        return tuple(kept)
+
+    # --- recording ---------------------------------------------------------------------------------------------
+
+    def _draft(
+        self, asker: Principal, wanted: SlaApplication
+    ) -> tuple[ApplicationRecord, list[ServiceRecord]]:
+        application = Application(
+            id=ApplicationId(new_id(self._random)),
+            name=wanted.name,
+            namespace=wanted.namespace,
+            description=wanted.description,
+            owner=asker.user,
+            tenant=asker.organization,
+        )
+        services = [self._draft_service(application, microservice) for microservice in wanted.microservices]
+        ids = tuple(service.spec.id for service in services)
+        return ApplicationRecord(application=application, services=ids, extra=dict(wanted.extra)), services
+
+    def _draft_service(self, application: Application, wanted: Microservice) -> ServiceRecord:
+        spec = service_spec(
+            wanted,
+            id=ServiceId(new_id(self._random)),
+            application_id=application.id,
+            tenant=application.tenant,
+            application=(application.name, application.namespace),
+            addresses=self._pool.service(wanted.addresses, claimable=self._claimable(application.tenant)),
+        )
+        return ServiceRecord(spec=spec, document=wanted.document)
+
+    def _put_new(self, service: ServiceRecord) -> None:
+        self._state.services.put(service.spec.id, service)
+        given = set(_texts(_service_addresses(service)))
+        for key, resting in list(self._state.quarantine.items()):
+            if given & set(_texts([resting.address])):
+                self._state.quarantine.remove(key)
+
+    def _bury(self, service: ServiceRecord) -> None:
+        for record in self._wanted(service):
+            self._release(record)
+        self._state.services.put(service.spec.id, replace(service, deleted=True))
+
+    def _add_slot(self, service: ServiceRecord) -> Slot:
+        slot = Slot(service.spec.id, service.next_slot)
+        address = self._pool.instance()
+        self._state.services.put(service.spec.id, replace(service, next_slot=service.next_slot + 1))
+        now_wall_s = self._clock.wall_s()
+        self._state.slots.put(
+            slot_key(slot),
+            SlotRecord(slot=slot, address=address, requested_wall_s=now_wall_s, changed_wall_s=now_wall_s),
+        )
+        return slot
+
+    def _release(self, record: SlotRecord) -> None:
+        self._state.slots.put(slot_key(record.slot), replace(record, wanted=False))
+
+    async def _commit(self, what: str, asker: Principal, **about: Any) -> None:
+        await self._state.commit()
+        logger.info(what, extra={"by": asker.name, "organization": asker.organization, **about})
+        self._wake()
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    def _wanted(self, service: ServiceRecord) -> list[SlotRecord]:
+        return [record for record in self._state.slots_of(service.spec.id) if record.wanted]
+
+    def _claimable(self, tenant: OrganizationId) -> frozenset[str]:
+        """Return the addresses at rest that this tenant's own services had: nobody else's traffic comes there."""
+        own = (record.address for record in self._state.quarantine.values() if record.tenant == tenant)
+        return frozenset(_texts(own))
+
+    def _must_be_new(self, asker: Principal, wanted: SlaApplication) -> None:
+        for record in self._state.applications.values():
+            known = record.application
+            same = (known.name, known.namespace) == (wanted.name, wanted.namespace)
+            if same and known.tenant == asker.organization and not known.deleted:
+                raise Conflict(
+                    f"your organization already has an application {wanted.name}.{wanted.namespace}; "
+                    "names of services come from it, so choose another name or namespace, or delete that one"
+                )
+
+    def _must_be_new_service(self, application: ApplicationRecord, wanted: Microservice) -> None:
+        known = (application.application.name, application.application.namespace)
+        name = ".".join((*known, wanted.name, wanted.namespace))
+        if any(service.spec.name == name for service in self.services_of(application)):
+            raise Conflict(f"the service {name} already exists; delete it first to replace it")
+
+    @staticmethod
+    def _must_have_room(service: ServiceRecord, instances: int) -> None:
+        if instances > INSTANCES_MAX:
+            raise Conflict(
+                f"{service.spec.name} would have {instances} instances; a service has at most {INSTANCES_MAX}"
+            )
+
+
+def _no_address_twice(services: Sequence[ServiceRecord]) -> None:
+    seen: set[str] = set()
+    for service in services:
+        for text in _texts(_service_addresses(service)):
+            if text in seen:
+                raise Conflict(
+                    f"two services of this SLA ask for the address {text}; it can belong to one only"
+                )
+            seen.add(text)
+
+
+def _addresses_in_use(state: RootState) -> Iterator[InstanceAddress]:
+    for service in state.services.values():
+        yield from _service_addresses(service)
+    for slot in state.slots.values():
+        yield slot.address
+    for resting in state.quarantine.values():
+        yield resting.address
+
+
+def _service_addresses(service: ServiceRecord) -> tuple[InstanceAddress, InstanceAddress]:
+    given = service.spec.addresses
+    return (
+        InstanceAddress(v4=given.round_robin_v4, v6=given.round_robin_v6),
+        InstanceAddress(v4=given.closest_v4, v6=given.closest_v6),
+    )
+
+
+def _texts(addresses: Iterable[InstanceAddress]) -> Iterator[str]:
+    return (text for address in addresses for text in (address.v4, address.v6) if text)

@@ -1,0 +1,155 @@
+"""What `/api/v1` says: our own plain JSON, read by `oak` and whoever wants more than the original's API tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId, WorkerId
+from oakestra.model.machine import InstanceUsage, MachineUsage
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What was thought of one candidate; an empty `refusal` means it would have done."""
+
+    name: str
+    refusal: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A slot of a service: where it is, how far it has come, and why."""
+
+    number: int
+    wanted: bool
+    """False: being withdrawn."""
+    status: str
+    """The original's word."""
+    phase: str
+    ready: bool
+    reason: str
+    """Why it is in this phase."""
+    placement_reason: str
+    """Why it is in this cluster, or in none."""
+    verdicts: tuple[Verdict, ...]
+    """What root thought of each cluster when it last looked."""
+    placement: int
+    attempt: int
+    restart: int
+    cluster: str
+    """Name; empty: none yet."""
+    cluster_id: ClusterId | None
+    worker: str
+    worker_id: WorkerId
+    host: str
+    address: InstanceAddress
+    namespace_address: InstanceAddress
+    exit_code: int | None
+    usage: InstanceUsage | None
+    requested_wall_s: float
+    changed_wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service with all that is known about its instances."""
+
+    id: ServiceId
+    name: str
+    application_id: ApplicationId
+    status: str | None
+    """The original's word; null before the first instance was asked for."""
+    detail: str
+    next_slot: int
+    spec: ServiceSpec
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """An application and the ids of its services."""
+
+    id: ApplicationId
+    name: str
+    namespace: str
+    description: str
+    owner: str
+    """User name."""
+    owner_id: UserId
+    organization_id: OrganizationId
+    services: tuple[ServiceId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A cluster, how long ago it was heard of, and what it has."""
+
+    id: ClusterId
+    name: str
+    location: str
+    host: str
+    api_port: int
+    live: bool
+    silent_s: float | None
+    """Since it was last heard; null: never since this root started."""
+    workers: int
+    workers_live: int
+    instances: int
+    """Slots placed there."""
+    total: Resources
+    free: Resources
+    joined_wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker as its cluster last reported it."""
+
+    id: WorkerId
+    name: str
+    cluster: str
+    cluster_id: ClusterId
+    host: str
+    live: bool
+    instances: int
+    architecture: str
+    virtualizations: tuple[str, ...]
+    total: Resources
+    free: Resources
+    usage: MachineUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How root is. Everybody may see the first two; the rest needs a login."""
+
+    version: str
+    status: str = "ok"
+    uptime_s: float | None = None
+    epoch: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How many instances a service is to have."""
+
+    instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """The instance numbers a service has now."""
+
+    instances: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Error:
+    """What every error looks like."""
+
+    code: int
+    status: str
+    message: str

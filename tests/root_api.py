@@ -1,0 +1,122 @@
+"""A root with an API and no clusters but those a test puts there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from asgi import AsgiClient
+from oakestra.identity.passwords import Passwords
+from oakestra.identity.tokens import Tokens
+from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.root.api import endpoints
+from oakestra.root.api.views import Views
+from oakestra.root.operations import Operations
+from oakestra.root.state import RootState
+from oakestra.root.users.accounts import Accounts
+from oakestra.root.users.bootstrap import bootstrap
+from oakestra.store.fake import Disk, FakeStore
+from oakestra.transport.http_server import Endpoint, application
+
+TABLES = (
+    "users", "organizations", "applications", "services", "slots",
+    "withdrawals", "clusters", "quarantine", "settings",
+)  # fmt: skip
+
+
+@dataclass
+class HandClock:
+    """Stands still unless a test moves it."""
+
+    now_s: float = 1_700_000_000.0
+
+    def uptime_s(self) -> float:
+        return self.now_s
+
+    def wall_s(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Workers:
+    """Stands in for the workers that can be asked something."""
+
+    pieces: tuple[bytes, ...] = (b"one\n", b"two\n")
+    error: Exception | None = None
+    asked: list[tuple[ClusterId, WorkerId, str, Mapping[str, Any]]] = field(default_factory=list)
+
+    async def call(
+        self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        self.asked.append((cluster, worker, method, arguments))
+        for piece in self.pieces:
+            yield piece
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass
+class RootApi:
+    """Everything a test may want to look at or turn."""
+
+    state: RootState
+    disk: Disk
+    clock: HandClock
+    workers: Workers
+    operations: Operations
+    accounts: Accounts
+    endpoints: list[Endpoint]
+    client: AsgiClient
+    """Nobody's; `admin` logs in."""
+    wakes: list[int]
+
+    async def admin(self) -> AsgiClient:
+        """Return a client of Admin."""
+        return await self.login("Admin", "secret")
+
+    async def login(self, name: str, password: str, organization: str | None = None) -> AsgiClient:
+        """Return a client of somebody."""
+        logged_in = await self.accounts.login(name, password, organization)
+        return self.client.as_(logged_in.token)
+
+
+async def start_api(tmp_path: Path, *, disk: Disk | None = None, public_clusters: bool = False) -> RootApi:
+    """Start root's API on a fake store; the password of Admin is `secret`."""
+    disk = disk or Disk({name: {} for name in TABLES}, epoch=1)
+    state = RootState(FakeStore(TABLES, disk=disk))
+    clock, random, workers, wakes = HandClock(), Random(1), Workers(), list[int]()
+    passwords = Passwords(memory_kib=8, passes=1)
+    secret = await bootstrap(
+        state,
+        passwords=passwords,
+        clock=clock,
+        random=random,
+        admin_password="secret",
+        password_file=tmp_path / "admin.password",
+    )
+    tokens = Tokens(secret, clock=clock, random=random)
+    accounts = Accounts(state, passwords=passwords, tokens=tokens, clock=clock, random=random)
+    operations = Operations(state, clock=clock, random=random, wake=lambda: wakes.append(1))
+    routes = endpoints(
+        operations=operations,
+        accounts=accounts,
+        views=Views(state, clock=clock),
+        call_worker=workers.call,
+        clock=clock,
+        epoch=state.records.epoch,
+        public_clusters=public_clusters,
+    )
+    return RootApi(
+        state=state,
+        disk=disk,
+        clock=clock,
+        workers=workers,
+        operations=operations,
+        accounts=accounts,
+        endpoints=routes,
+        client=AsgiClient(application(routes)),
+        wakes=wakes,
+    )
