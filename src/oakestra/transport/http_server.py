@@ -333,6 +333,7 @@ async def serve(app: ASGIApp, listener: socket.socket, *, tls: ssl.SSLContext | 
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level=logging.ERROR,
         access_log=False,
         server_header=False,
         proxy_headers=False,
