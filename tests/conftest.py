@@ -32,3 +32,10 @@ def need_program() -> object:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def need_mosquitto() -> None:
+    """Ends the test where there is no MQTT broker to start."""
+    if shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin:/usr/bin") is None:
+        cannot_run("mosquitto is missing: apt-get install mosquitto")

@@ -27,6 +27,8 @@ from oakestra.transport import tcp
 
 logger = logging.getLogger(__name__)
 
+PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where to look, also when we were started with a shorter PATH."""
 READY_WITHIN_S = 10.0
 STOPPED_WITHIN_S = 5.0
 LOOK_EVERY_S = 0.05
@@ -57,7 +59,7 @@ max_packet_size 1114112
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Process:
+class BrokerProcess:
     """A running broker, and digests of the configuration it has."""
 
     pid: int
@@ -103,7 +105,7 @@ class Broker:
             logger.error("the broker has died, starting it again", extra={"log": self._log})
             process, failures = await self._start_again(failures)
 
-    async def _start_again(self, failures: int) -> tuple[_Process, int]:
+    async def _start_again(self, failures: int) -> tuple[BrokerProcess, int]:
         said = ""
         while True:
             failures += 1
@@ -115,12 +117,12 @@ class Broker:
                     said = str(error)
                     logger.error("the broker does not start, will retry", extra={"error": said})  # noqa: TRY400 - the sentence says it all
 
-    async def start(self) -> _Process:
+    async def start(self) -> BrokerProcess:
         """Make sure that the broker runs with our configuration: adopt it, reload it, restart it or start it.
 
         Raises `Rejected` if Mosquitto is missing or somebody else has the port, `Unavailable` if it does not come up.
         """
-        wanted = _Process(
+        wanted = BrokerProcess(
             pid=0, started=0, listener=_digest(self._mosquitto, self._listener), limits=_digest(_LIMITS)
         )
         process = self._running()
@@ -134,7 +136,7 @@ class Broker:
         _write(self._record, msgspec.json.encode(asdict(process)))
         return process
 
-    def _adopt(self, process: _Process, wanted: _Process) -> bool:
+    def _adopt(self, process: BrokerProcess, wanted: BrokerProcess) -> bool:
         """Take over a running broker; tell whether that is possible without a restart."""
         if process.listener != wanted.listener:
             return False
@@ -163,12 +165,13 @@ class Broker:
         """Write the configuration where the user that the broker runs as can read it."""
         self._directory.mkdir(parents=True, exist_ok=True)
         _write(self._configuration, (self._listener + _LIMITS).encode())
-        if self._owner is not None:
-            for path in (self._directory, self._configuration):
-                os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
+        if self._owner is not None:  # it may read, no more: what it could write here, root would follow
+            for path, mode in ((self._directory, 0o750), (self._configuration, 0o640)):
+                os.chown(path, -1, self._owner.pw_gid)
+                path.chmod(mode)
 
-    async def _spawn(self) -> _Process:
-        program = shutil.which(self._mosquitto, path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
+    async def _spawn(self) -> BrokerProcess:
+        program = shutil.which(self._mosquitto, path=PROGRAMS)
         if program is None:
             raise Rejected(
                 f"there is no program {self._mosquitto!r} on this machine; install it: apt-get install mosquitto"
@@ -179,14 +182,14 @@ class Broker:
             pid = os.posix_spawn(  # noqa: ASYNC221 - takes a millisecond; asyncio's way would end it with us
                 program,
                 (program, "-c", str(self._configuration)),
-                {"PATH": os.defpath},
+                {"PATH": PROGRAMS},
                 file_actions=[(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)],
                 setsid=True,
                 setsigdef=[signal.SIGPIPE],
             )
         finally:
             os.close(log)
-        process = _Process(pid=pid, started=_started(pid) or 0)
+        process = BrokerProcess(pid=pid, started=_started(pid) or 0)
         await self._until_ready(process)
         logger.info("started the broker", extra={"pid": pid, "listen": self._listen, "port": self._port})
         return process
@@ -200,7 +203,7 @@ class Broker:
                 f"`ss -ltnp 'sport = :{self._port}'` and stop that, or give the cluster another MQTT port"
             ) from error
 
-    async def _until_ready(self, process: _Process) -> None:
+    async def _until_ready(self, process: BrokerProcess) -> None:
         """Return when the broker accepts connections. Raises `Unavailable` if it ends or never does."""
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._listen, self._listen)  # noqa: S104 - compared
         with contextlib.suppress(TimeoutError):
@@ -220,7 +223,7 @@ class Broker:
         lines = self._log.read_text(errors="replace").splitlines()
         return " / ".join(lines[-3:]) or "nothing"
 
-    def _running(self) -> _Process | None:
+    def _running(self) -> BrokerProcess | None:
         """Return the broker that runs on this directory, whoever started it."""
         recorded = self._recorded()
         for pid in _with_arguments(("-c", str(self._configuration))):
@@ -228,16 +231,16 @@ class Broker:
             if recorded is not None and (recorded.pid, recorded.started) == (pid, started):
                 return recorded
             if started is not None:
-                return _Process(pid=pid, started=started)
+                return BrokerProcess(pid=pid, started=started)
         return None
 
-    def _recorded(self) -> _Process | None:
+    def _recorded(self) -> BrokerProcess | None:
         try:
-            return msgspec.json.decode(self._record.read_bytes(), type=_Process)
+            return msgspec.json.decode(self._record.read_bytes(), type=BrokerProcess)
         except (OSError, msgspec.DecodeError):
             return None
 
-    async def _until_dead(self, process: _Process) -> None:
+    async def _until_dead(self, process: BrokerProcess) -> None:
         """Return when the process has ended; meanwhile keep its log small."""
         while not await _dead_within(process, STEADY_S):
             if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
@@ -289,11 +292,11 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _alive(process: _Process) -> bool:
+def _alive(process: BrokerProcess) -> bool:
     return _started(process.pid) == process.started
 
 
-async def _dead_within(process: _Process, timeout_s: float) -> bool:
+async def _dead_within(process: BrokerProcess, timeout_s: float) -> bool:
     """Tell whether the process ends within that time. Reaps it if it is our child."""
     loop = asyncio.get_running_loop()
     try:
@@ -318,7 +321,7 @@ async def _dead_within(process: _Process, timeout_s: float) -> bool:
             os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait
 
 
-async def _end(process: _Process) -> None:
+async def _end(process: BrokerProcess) -> None:
     for order in (signal.SIGTERM, signal.SIGKILL):
         if not _alive(process):
             break

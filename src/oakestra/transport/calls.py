@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from oakestra.model import errors
@@ -49,7 +49,7 @@ class Asker:
         if isinstance(message, Reply) and message.id in self._waiting:
             self._waiting[message.id].put_nowait(message)
 
-    async def ask(self, peer: str, call: Call) -> AsyncIterator[bytes]:
+    async def ask(self, peer: str, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the call to `peer` and yield the pieces of its answer.
 
         Raises the error the other side reported, or `Unavailable` when pieces were lost or nothing came for
@@ -125,11 +125,11 @@ class Answers:
             reply(error=f"NotFound: this tier does not know how to {call.method!r}", end=True)
             return
         try:
-            pieces = method(call.arguments)
-            async for piece in _with_signs_of_life(pieces):
-                for begin in range(0, max(len(piece), 1), PIECE_BYTES_MAX):
-                    await window.open(call.deadline_s)
-                    reply(body=piece[begin : begin + PIECE_BYTES_MAX])
+            async with contextlib.aclosing(_with_signs_of_life(method(call.arguments))) as pieces:
+                async for piece in pieces:
+                    for begin in range(0, max(len(piece), 1), PIECE_BYTES_MAX):
+                        await window.open(call.deadline_s)
+                        reply(body=piece[begin : begin + PIECE_BYTES_MAX])
             reply(end=True)
         except OakestraError as error:
             reply(error=encode_error(error), end=True)
@@ -164,7 +164,7 @@ class _Window:
                 await self._moved.wait()
 
 
-async def _with_signs_of_life(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_signs_of_life(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield the pieces, and an empty one whenever there was none for a while."""
     coming: asyncio.Task[bytes] | None = None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 
@@ -32,21 +33,41 @@ class FakeHub:
         self.sent = 0
         self._random = random
         self._ends: dict[str, FakeLink] = {}
+        self._lanes: dict[tuple[str, str, Channel], deque[tuple[FakeLink, bytes]]] = {}
+        """What is under way, by who sends to whom on what: each kind of traffic keeps its order."""
 
     def link(self, name: str, *, parent: str | None) -> FakeLink:
         """Return a fresh end called `name`. With a `parent` it speaks to that one end as "up"; without, to all
         whose parent it is, by their names. An earlier end of that name and kind is forgotten: its process died."""
-        link = FakeLink(self, name, parent)
-        self._ends[_address(name, upward=parent is not None)] = link
+        address = _address(name, upward=parent is not None)
+        earlier = self._ends.get(address)
+        if earlier is not None:
+            self.changed(earlier, running=False)
+        link = self._ends[address] = FakeLink(self, name, parent)
         return link
 
     def remove(self, name: str) -> None:
         """Forget both ends called `name`: nothing reaches them any more."""
-        self._ends.pop(_address(name, upward=True), None)
-        self._ends.pop(_address(name, upward=False), None)
+        for upward in (True, False):
+            end = self._ends.get(_address(name, upward=upward))
+            if end is not None:
+                self.changed(end, running=False)
+                del self._ends[_address(name, upward=upward)]
+
+    def cut(self, a: str, b: str) -> None:
+        """Break the connection between two names; both are told."""
+        self.weather.cut.add(frozenset((a, b)))
+        self._tell(a, b)
+
+    def heal(self, a: str, b: str) -> None:
+        """Let them connect again; both are told."""
+        self.weather.cut.discard(frozenset((a, b)))
+        self._tell(a, b)
 
     def carry(self, sender: FakeLink, peer: str, channel: Channel, payload: bytes) -> None:
         """Pass a payload on as the weather allows."""
+        if not sender.running:
+            return
         to_name = sender.parent if sender.parent is not None else peer
         copies = 2 if self._random.random() < self.weather.repeat_ratio else 1
         for _ in range(copies):
@@ -55,16 +76,43 @@ class FakeHub:
             if lost or self._blocked(sender.name, to_name):
                 continue
             self.sent += 1
-            loop = asyncio.get_running_loop()
-            loop.call_later(delay_s, self._deliver, sender, to_name, channel, payload)
+            lane = (_address(sender.name, upward=sender.parent is not None), to_name, channel)
+            self._lanes.setdefault(lane, deque()).append((sender, payload))
+            asyncio.get_running_loop().call_later(delay_s, self._deliver, lane)
+
+    def changed(self, link: FakeLink, *, running: bool) -> None:
+        """Note that an end began or ceased to run; it is told, and so are those it was or is now connected to."""
+        link.running = running
+        if self._ends.get(_address(link.name, upward=link.parent is not None)) is not link:
+            return
+        if link.parent is not None:
+            self._tell(link.name, link.parent)
+        else:
+            for below in [end.name for end in self._ends.values() if end.parent == link.name]:
+                self._tell(below, link.name)
+
+    def _tell(self, a: str, b: str) -> None:
+        """Tell both ends of the link between two names, whichever is the parent, how it is now."""
+        for lower, upper in ((a, b), (b, a)):
+            below = self._ends.get(_address(lower, upward=True))
+            above = self._ends.get(_address(upper, upward=False))
+            if below is not None and above is not None and below.parent == upper:
+                connected = below.running and above.running and not self._blocked(lower, upper)
+                below.tell(UP, connected=connected)
+                above.tell(lower, connected=connected)
 
     def _blocked(self, a: str, b: str) -> bool:
         return frozenset((a, b)) in self.weather.cut or (a, b) in self.weather.one_way
 
-    def _deliver(self, sender: FakeLink, to_name: str, channel: Channel, payload: bytes) -> None:
+    def _deliver(self, lane: tuple[str, str, Channel]) -> None:
+        """Deliver the oldest of the lane, whichever payload's delay is over."""
+        _, to_name, channel = lane
+        sender, payload = self._lanes[lane].popleft()
+        if not self._lanes[lane]:
+            del self._lanes[lane]
         going_up = sender.parent is not None
         end = self._ends.get(_address(to_name, upward=not going_up))
-        if end is None or end.receive is None or self._blocked(sender.name, to_name):
+        if end is None or end.receive is None or not end.running or self._blocked(sender.name, to_name):
             return
         if not going_up and end.parent != sender.name:
             return
@@ -78,7 +126,9 @@ class FakeLink:
         self.name = name
         self.parent = parent
         self.receive: Receive | None = None
+        self.running = False
         self._presence: Presence | None = None
+        self._connected: set[str] = set()
         self._hub = hub
 
     def listen(self, receive: Receive, presence: Presence) -> None:
@@ -88,10 +138,20 @@ class FakeLink:
     def send(self, peer: str, channel: Channel, payload: bytes) -> None:
         self._hub.carry(self, peer, channel, payload)
 
+    def tell(self, peer: str, *, connected: bool) -> None:
+        """Report that a connection came or went, if it was not known."""
+        if connected == (peer in self._connected):
+            return
+        self._connected ^= {peer}
+        if self._presence is not None:
+            self._presence(peer, connected)
+
     async def run(self) -> None:
-        if self._presence is not None and self.parent is not None:
-            self._presence(UP, True)
-        await asyncio.Event().wait()
+        self._hub.changed(self, running=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._hub.changed(self, running=False)
 
 
 def _address(name: str, *, upward: bool) -> str:

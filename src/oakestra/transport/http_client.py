@@ -59,8 +59,8 @@ def _post(
     connection = _connection(parts, timeout_s, tls)
     try:
         connection.request("POST", parts._replace(scheme="", netloc="").geturl() or "/", body, dict(headers))
-        response = connection.getresponse()
-        answer = response.read(ANSWER_BYTES_MAX + 1)
+        with connection.getresponse() as response:
+            answer = response.read(ANSWER_BYTES_MAX + 1)
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"{parts.netloc} cannot be asked: {_cause(error, timeout_s)}") from error
     finally:

@@ -115,8 +115,13 @@ def _is_served(path: Path) -> bool:
 
 
 async def _answer(writer: asyncio.StreamWriter, items: AsyncIterator[dict[str, Any]]) -> None:
-    async for item in items:
-        await _say(writer, {"item": item})
+    try:
+        async for item in items:
+            await _say(writer, {"item": item})
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def _say(writer: asyncio.StreamWriter, line: Mapping[str, Any]) -> None:

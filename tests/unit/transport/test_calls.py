@@ -1,0 +1,233 @@
+"""Requests are answered in pieces, in order, or end in a clear error; never in a hang. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from random import Random
+from typing import Any
+
+import pytest
+
+from oakestra.model.errors import Conflict, NotFound, OakestraError, Unavailable
+from oakestra.model.ids import WorkerId
+from oakestra.simulation import virtual_time
+from oakestra.transport import Channel
+from oakestra.transport.calls import ALIVE_EVERY_S, WINDOW, Answers, Asker, Method, Relay
+from oakestra.transport.fake import FakeHub
+from oakestra.wire.native import PIECE_BYTES_MAX, Call, Reply, decode_call, encode_call
+
+ROOT, CLUSTER, WORKER = "root", "cluster", "worker"
+
+
+class Fleet:
+    """Root asks, a cluster relays, a worker answers."""
+
+    def __init__(self, methods: Mapping[str, Method], group: asyncio.TaskGroup) -> None:
+        self.hub = FakeHub(Random(1))
+        self.passed: list[Any] = []
+        root = self.hub.link(ROOT, parent=None)
+        up, down = self.hub.link(CLUSTER, parent=ROOT), self.hub.link(CLUSTER, parent=None)
+        worker = self.hub.link(WORKER, parent=CLUSTER)
+        self.asker = Asker(root)
+        self.answers = Answers(methods)
+        relay = Relay(up, down)
+
+        def on_worker(peer: str, channel: Channel, payload: bytes) -> None:
+            self.passed.append(decode_call(payload))
+            self.answers.received(worker, peer, payload, group)
+
+        root.listen(lambda peer, _, payload: self.asker.received(peer, payload), _unheard)
+        up.listen(lambda peer, _, payload: relay.from_above(peer, payload), _unheard)
+        down.listen(lambda peer, _, payload: relay.from_below(peer, payload), _unheard)
+        worker.listen(on_worker, _unheard)
+        for link in (root, up, down, worker):
+            group.create_task(link.run())
+
+    def ask(self, method: str, *, deadline_s: float = 30.0, **arguments: Any) -> AsyncGenerator[bytes, None]:
+        call = Call(
+            id=f"{method}-1",
+            method=method,
+            worker=WorkerId(WORKER),
+            deadline_s=deadline_s,
+            arguments=arguments,
+        )
+        return self.asker.ask(CLUSTER, call)
+
+
+def _unheard(peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
+    del peer, connected
+
+
+Body = Callable[[Fleet], Any]
+
+
+def in_fleet(methods: Mapping[str, Method], body: Body) -> Any:
+    """Run the body in virtual time, with a fleet around it."""
+
+    async def run() -> Any:
+        async with asyncio.TaskGroup() as group:
+            fleet = Fleet(methods, group)
+            await asyncio.sleep(1)
+            result = await body(fleet)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+        return result
+
+    return virtual_time.run(run())
+
+
+async def count(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+    for number in range(arguments["to"]):
+        yield b"%d " % number
+
+
+def test_pieces_arrive_in_order_through_the_tier_between() -> None:
+    async def body(fleet: Fleet) -> bytes:
+        fleet.hub.weather.delay_max_s = 0.5
+        fleet.hub.weather.repeat_ratio = 0.3
+        return b"".join([piece async for piece in fleet.ask("count", to=100)])
+
+    assert in_fleet({"count": count}, body) == b"".join(b"%d " % number for number in range(100))
+
+
+def test_a_large_piece_is_cut() -> None:
+    async def blob(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        yield bytes(3 * PIECE_BYTES_MAX + 1)
+
+    async def body(fleet: Fleet) -> list[int]:
+        return [len(piece) async for piece in fleet.ask("blob")]
+
+    assert in_fleet({"blob": blob}, body) == [PIECE_BYTES_MAX] * 3 + [1]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_is_lost_the_call_ends(seed: int) -> None:
+    """All pieces in order, or a beginning of them and a clear error, in bounded time."""
+
+    async def body(fleet: Fleet) -> None:
+        fleet.hub._random = Random(seed)
+        fleet.hub.weather.loss_ratio = 0.05
+        pieces = []
+        async with asyncio.timeout(1000):
+            try:
+                async for piece in fleet.ask("count", to=50):
+                    pieces.append(piece)  # noqa: PERF401 - what came before an error counts
+            except Unavailable:
+                assert len(pieces) < 50 or pieces == [b"%d " % number for number in range(50)]
+            else:
+                assert len(pieces) == 50
+        assert pieces == [b"%d " % number for number in range(len(pieces))]
+        assert not fleet.asker._waiting
+        fleet.hub.weather.loss_ratio = 0.0
+        await asyncio.sleep(1000)
+        assert not fleet.answers._running, "a call that nobody waits for goes on"
+
+    in_fleet({"count": count}, body)
+
+
+def test_a_peer_that_is_away_ends_the_call_at_its_deadline() -> None:
+    async def body(fleet: Fleet) -> float:
+        fleet.hub.cut(ROOT, CLUSTER)
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable, match="no answer for 7 s"):
+            await anext(fleet.ask("count", deadline_s=7.0, to=1))
+        return asyncio.get_running_loop().time() - began_s
+
+    assert in_fleet({"count": count}, body) == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Conflict("it is busy: try later"), Conflict),
+        (NotFound("no such instance"), NotFound),
+        (ValueError("a bug"), OakestraError),
+    ],
+)
+def test_an_error_travels_with_its_kind_and_sentence(error: Exception, expected: type[Exception]) -> None:
+    async def broken(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        yield b"so far"
+        raise error
+
+    async def body(fleet: Fleet) -> None:
+        answer = fleet.ask("broken")
+        assert await anext(answer) == b"so far"
+        with pytest.raises(expected, match=str(error)):
+            await anext(answer)
+
+    in_fleet({"broken": broken}, body)
+
+
+def test_a_method_that_is_not_known_is_not_found() -> None:
+    async def body(fleet: Fleet) -> None:
+        with pytest.raises(NotFound, match="dance"):
+            await anext(fleet.ask("dance"))
+
+    in_fleet({}, body)
+
+
+def test_an_asker_that_goes_away_cancels_the_call_over_there() -> None:
+    ended = []
+
+    async def follow(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        try:
+            yield b"begun"
+            await asyncio.Event().wait()
+        finally:
+            ended.append("follow")
+
+    async def body(fleet: Fleet) -> None:
+        answer = fleet.ask("follow")
+        assert await anext(answer) == b"begun"
+        async with aclosing(answer):
+            pass
+        await asyncio.sleep(1)
+        assert ended == ["follow"]
+        assert not fleet.answers._running
+
+    in_fleet({"follow": follow}, body)
+
+
+def test_a_quiet_stream_outlives_its_deadline_by_signs_of_life() -> None:
+    async def slow(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        await asyncio.sleep(10 * ALIVE_EVERY_S)
+        yield b"at last"
+
+    async def body(fleet: Fleet) -> list[bytes]:
+        return [piece async for piece in fleet.ask("slow", deadline_s=2 * ALIVE_EVERY_S)]
+
+    assert in_fleet({"slow": slow}, body) == [b"at last"]
+
+
+def test_a_flood_waits_for_who_consumes_it() -> None:
+    sent = []
+
+    async def flood(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        for number in range(1000):
+            sent.append(number)
+            yield b"drop"
+
+    async def body(fleet: Fleet) -> None:
+        answer = fleet.ask("flood", deadline_s=100.0)
+        await anext(answer)
+        await asyncio.sleep(20)
+        assert len(sent) <= WINDOW + 2
+        assert len([None async for _ in answer]) == 999
+
+    in_fleet({"flood": flood}, body)
+
+
+def test_replies_of_a_worker_that_was_not_asked_go_nowhere() -> None:
+    hub = FakeHub(Random(1))
+    relay = Relay(hub.link("c", parent="r"), hub.link("c", parent=None))
+
+    async def body() -> None:
+        relay.from_above("up", encode_call(Call(id="1", method="logs", worker=WorkerId("w1"))))
+        relay.from_below("w2", encode_call(Reply(id="1", sequence=0, body=b"forged", end=True)))
+        assert "1" in relay._routes, "a stranger ended the call"
+        relay.from_below("w1", encode_call(Reply(id="1", sequence=0, body=b"true", end=True)))
+        assert not relay._routes
+
+    asyncio.run(body())
