@@ -172,7 +172,7 @@ class GrpcServerLink:
         except TimeoutError:
             raise GRPCError(Status.DEADLINE_EXCEEDED, f"silent for {SILENT_S:.0f} s") from None
         except asyncio.CancelledError:
-            if self._stopping:  # else the connection is gone, and nobody would hear
+            if self._stopping and stream._stream.closable:  # noqa: SLF001 - is there still somebody to tell?
                 raise GRPCError(Status.UNAVAILABLE, "root is stopping") from None
             raise
         finally:
