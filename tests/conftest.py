@@ -6,6 +6,10 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("oakestra", deadline=None, print_blob=True)
+settings.load_profile("oakestra")  # machines are shared and noisy: how long an example takes says nothing
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

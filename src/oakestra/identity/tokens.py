@@ -12,13 +12,13 @@ import jwt
 
 from oakestra.control.clock import Clock
 from oakestra.model.errors import Unauthenticated
-from oakestra.model.ids import OrganizationId
+from oakestra.model.ids import OrganizationId, UserId
 
 ACCESS_S = 600
 REFRESH_S = 30 * 24 * 3600
 SECRET_BITS = 256
 _ALGORITHM = "HS256"
-_EXPECTED = ("sub", "type", "exp", "iat", "jti", "organization", "generation")
+_EXPECTED = ("sub", "type", "exp", "iat", "jti", "user_id", "organization", "generation")
 
 
 class TokenKind(StrEnum):
@@ -32,8 +32,9 @@ class TokenKind(StrEnum):
 class Claims:
     """What a token says. Roles are not read back: they are looked up whenever somebody asks for something."""
 
-    user: str
-    """User name."""
+    user: UserId
+    name: str
+    """The user's name when it was issued; a name may pass to somebody else, an id never does."""
     organization: OrganizationId
     kind: TokenKind
     generation: int
@@ -72,9 +73,10 @@ class Tokens:
             "exp": now_s + life_s,
             "jti": self._nonce(),
             "type": claims.kind.value,
-            "sub": claims.user,
+            "sub": claims.name,
             "csrf": self._nonce(),
-            "user": claims.user,
+            "user": claims.name,
+            "user_id": claims.user,
             "roles": list(roles),
             "organization": claims.organization,
             "generation": claims.generation,
@@ -113,7 +115,8 @@ def _claims(payload: dict[str, Any]) -> Claims:
     if not kinds or not isinstance(generation, int) or not isinstance(expires, int):
         raise TokenUnreadable("the token's claims have unexpected types")
     return Claims(
-        user=str(payload["sub"]),
+        user=UserId(str(payload["user_id"])),
+        name=str(payload["sub"]),
         organization=OrganizationId(str(payload["organization"])),
         kind=kinds[0],
         generation=generation,

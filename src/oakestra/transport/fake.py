@@ -55,8 +55,11 @@ class FakeHub:
                 del self._ends[_address(name, upward=upward)]
 
     def cut(self, a: str, b: str) -> None:
-        """Break the connection between two names; both are told."""
+        """Break the connection between two names: what was under way is lost, and both are told."""
         self.weather.cut.add(frozenset((a, b)))
+        for sender, receiver, channel in tuple(self._lanes):
+            if {sender.partition("/")[0], receiver} == {a, b}:
+                del self._lanes[sender, receiver, channel]
         self._tell(a, b)
 
     def heal(self, a: str, b: str) -> None:
@@ -107,6 +110,8 @@ class FakeHub:
     def _deliver(self, lane: tuple[str, str, Channel]) -> None:
         """Deliver the oldest of the lane, whichever payload's delay is over."""
         _, to_name, channel = lane
+        if lane not in self._lanes:
+            return
         sender, payload = self._lanes[lane].popleft()
         if not self._lanes[lane]:
             del self._lanes[lane]

@@ -6,11 +6,8 @@ A tier declares `Endpoint`s and raises domain errors; nothing above this module 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-import socket
-import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,20 +15,18 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oakestra.model import errors
-from oakestra.model.errors import OakestraError, Rejected
+from oakestra.model.errors import OakestraError
 
 logger = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 1 << 20
-CONNECTIONS_MAX = 1000
-CLOSING_S = 3
-"""Answers under way have so long to finish when the server closes."""
+BODY_S = 30.0
+"""A body must have arrived after so long."""
 
 STATUS_OF: tuple[tuple[type[OakestraError], HTTPStatus], ...] = (
     (errors.Invalid, HTTPStatus.BAD_REQUEST),
@@ -102,15 +97,19 @@ def application(endpoints: Sequence[Endpoint]) -> ASGIApp:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the request's body. Raises `TooLarge` as soon as it is seen to be."""
+    """Return the request's body. Raises `TooLarge` as soon as it is seen to be, `Invalid` if it does not come."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
         raise TooLarge(f"the body is larger than {BODY_BYTES_MAX} bytes")
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > BODY_BYTES_MAX:
-            raise TooLarge(f"the body is larger than {BODY_BYTES_MAX} bytes")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > BODY_BYTES_MAX:
+                    raise TooLarge(f"the body is larger than {BODY_BYTES_MAX} bytes")
+    except TimeoutError as error:
+        raise errors.Invalid(f"the body did not arrive within {BODY_S:.0f} s") from error
     return bytes(body)
 
 
@@ -140,6 +139,11 @@ def decode_json(body: bytes, kind: Any = Any) -> Any:
 def json_response(value: Any, *, status: int = HTTPStatus.OK) -> Response:
     """Return an answer in plain JSON."""
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def streamed(pieces: AsyncIterator[bytes], *, media_type: str = "text/plain; charset=utf-8") -> Response:
+    """Return an answer that is sent as it comes."""
+    return StreamingResponse(pieces, media_type=media_type)
 
 
 # --- routing -------------------------------------------------------------------------------------------------
@@ -280,77 +284,3 @@ def status_of(error: Exception) -> HTTPStatus:
         if isinstance(error, kind):
             return status
     return HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-# --- the server ----------------------------------------------------------------------------------------------
-
-
-class _Server(uvicorn.Server):
-    """Runs in a loop that belongs to somebody else: leaves signals alone and sleeps while idle."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.closing = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        counter = 0
-        while not self.closing.is_set():
-            await self.on_tick(counter)  # at 0 it renews the Date header
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self.closing.wait()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; `::` accepts IPv4 as well. Raises `Rejected` if the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind((host, port))
-        listener.listen(512)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise Rejected(
-            f"cannot listen on {host} port {port}: {error.strerror}; stop what uses it, or configure another port"
-        ) from error
-    return listener
-
-
-async def serve(app: ASGIApp, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
-    """Serve `app` on a listening socket until cancelled; then let answers under way finish for a moment."""
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level=logging.ERROR,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
-        timeout_graceful_shutdown=CLOSING_S,
-        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
-    )
-    server = _Server(config)
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    try:
-        await asyncio.shield(serving)
-    finally:
-        server.closing.set()
-        server.should_exit = True
-        await serving
-
-
-def streamed(pieces: AsyncIterator[bytes], *, media_type: str = "text/plain; charset=utf-8") -> Response:
-    """Return an answer that is sent as it comes."""
-    return StreamingResponse(pieces, media_type=media_type)

@@ -12,10 +12,16 @@ import pytest
 from oakestra.identity.passwords import WAITING_MAX, Passwords
 from oakestra.identity.tokens import Claims, TokenExpired, TokenKind, Tokens, TokenUnreadable, new_secret
 from oakestra.model.errors import Unavailable
-from oakestra.model.ids import OrganizationId
+from oakestra.model.ids import OrganizationId, UserId
 from root_api import HandClock
 
-CLAIMS = Claims(user="ann", organization=OrganizationId("a" * 24), kind=TokenKind.ACCESS, generation=2)
+CLAIMS = Claims(
+    user=UserId("b" * 24),
+    name="ann",
+    organization=OrganizationId("a" * 24),
+    kind=TokenKind.ACCESS,
+    generation=2,
+)
 
 
 def fast() -> Passwords:
@@ -73,7 +79,7 @@ def test_access_ends_after_ten_minutes_and_refresh_after_thirty_days() -> None:
     access = issuer.issue(CLAIMS, roles=())
     refresh = issuer.issue(replace(CLAIMS, kind=TokenKind.REFRESH), roles=())
     clock.now_s += 599
-    assert issuer.read(access).user == "ann"
+    assert issuer.read(access).name == "ann"
     clock.now_s += 1
     with pytest.raises(TokenExpired):
         issuer.read(access)

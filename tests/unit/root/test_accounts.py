@@ -166,6 +166,7 @@ def test_organizations_keep_their_people_apart(tmp_path: Path) -> None:
 
         assert (await admin.delete(f"/api/organization/{acme}")).status == 409
         assert (await boss.delete("/api/user/dev")).json() == []
+        assert (await dev.get("/api/v1/applications")).status == 401
         assert (
             await api.client.post("/api/auth/login", {"username": "dev", "password": "dev's"})
         ).status == 404
@@ -195,5 +196,21 @@ def test_without_mail_there_are_no_reset_links(tmp_path: Path) -> None:
         assert asked.status == 503
         reset = await api.client.put("/api/user", {"token": "x", "password": "y"})
         assert (reset.status, reset.json()["message"]) == (400, "Link invalid! Please request a new one!")
+
+    run(tmp_path, story)
+
+
+def test_a_token_does_not_pass_on_with_a_name(tmp_path: Path) -> None:
+    async def story(api: RootApi, admin: AsgiClient) -> None:
+        await register(admin, "ann", "Application_Provider")
+        old = await api.login("ann", "ann's")
+        await admin.delete("/api/user/ann")
+        await register(admin, "ann", "Application_Provider")
+        assert (await old.get("/api/user/ann")).status == 401
+        renamed = await api.login("ann", "ann's")
+        assert (await admin.put("/api/user/ann", {"name": "anna"})).status == 200
+        await register(admin, "ann", "Application_Provider")
+        assert (await renamed.get("/api/user/ann")).status == 403
+        assert (await renamed.get("/api/user/anna")).json()["name"] == "anna"
 
     run(tmp_path, story)

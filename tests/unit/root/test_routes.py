@@ -296,6 +296,8 @@ def test_without_admin_the_original_s_lists_are_closed_and_ours_show_what_is_one
             await ann.post("/api/application/", sla(application(microservice(), name="mine")))
         ).doubled()
         assert mine["userId"] == "ann"
+        again = await admin.post("/api/application/", sla(application(name="more")))
+        assert [found["application_name"] for found in again.doubled()] == ["shop", "more"], "only one's own"
         assert [found["name"] for found in (await ann.get("/api/v1/applications")).json()] == ["mine"]
         assert (await ann.get(f"/api/applications/{user['_id']['$oid']}")).doubled() == [mine]
         admin_id = next(iter(api.state.users))

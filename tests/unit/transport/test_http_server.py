@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,16 +13,13 @@ from starlette.responses import Response
 
 from asgi import AsgiClient
 from oakestra.model import errors
-from oakestra.model.errors import Rejected
 from oakestra.transport.http_server import (
     BODY_BYTES_MAX,
     STATUS_OF,
     Endpoint,
     application,
     json_response,
-    listen,
     read_json,
-    serve,
     streamed,
 )
 
@@ -157,44 +152,3 @@ def test_preflights_are_answered_everywhere() -> None:
     assert reply.headers["access-control-allow-headers"] == "authorization,content-type"
     assert reply.headers["access-control-allow-methods"] == "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
     assert "access-control-allow-credentials" not in reply.headers
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
-def test_a_real_socket_until_cancelled(host: str) -> None:
-    async def story() -> None:
-        listener = listen(host, 0)
-        port = listener.getsockname()[1]
-        serving = asyncio.create_task(serve(APP, listener))
-        replies = await asyncio.to_thread(_talk, port)
-        assert replies == [(200, b'{"body":[1]}'), (404, None), (200, b"0\n1\n2\n"), (400, None)]
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.to_thread(socket.create_connection, ("127.0.0.1", port), 1)
-
-    asyncio.run(story())
-
-
-def _talk(port: int) -> list[tuple[int, bytes | None]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    replies: list[tuple[int, bytes | None]] = []
-    for method, path, body in (
-        ("POST", "/api/things", b"[1]"),
-        ("GET", "/nothing", None),
-        ("GET", "/api/slow", None),
-    ):
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        content = response.read()
-        replies.append((response.status, content if response.status == 200 else None))
-    connection.close()
-    with socket.create_connection(("127.0.0.1", port), 10) as raw:
-        raw.sendall(b"this is not HTTP\r\n\r\n")
-        replies.append((int(raw.recv(100).split()[1]), None))
-    return replies
-
-
-def test_a_port_that_is_taken_is_named() -> None:
-    with listen("127.0.0.1", 0) as first, pytest.raises(Rejected, match="cannot listen on"):
-        listen("127.0.0.1", first.getsockname()[1])

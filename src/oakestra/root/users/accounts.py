@@ -263,7 +263,7 @@ class Accounts:
 
     def _must_be_under(self, organization: OrganizationRecord, user: UserRecord) -> None:
         roles = _roles(organization, user.id)
-        if user.id not in {member.user for member in organization.members}:
+        if not _belongs(organization, user.id):
             raise NotFound(f"there is no user {user.name!r} in your organization")
         if ADMIN in roles:
             raise Forbidden(NOT_ALLOWED)
@@ -333,11 +333,7 @@ class Accounts:
         return record
 
     def _organization_for(self, user: UserRecord, name: str | None) -> OrganizationRecord:
-        his = [
-            record
-            for record in self._state.organizations.values()
-            if user.id in {member.user for member in record.members}
-        ]
+        his = [record for record in self._state.organizations.values() if _belongs(record, user.id)]
         if name is not None:
             his = [record for record in his if record.name == name]
         his.sort(key=lambda record: record.name != ROOT_ORGANIZATION)
@@ -350,17 +346,21 @@ class Accounts:
         return his[0]
 
     def _holder(self, claims: Claims) -> tuple[UserRecord, OrganizationRecord]:
-        user = self._named(claims.user)
+        user = self._state.users.get(claims.user)
         organization = self._state.organizations.get(claims.organization)
-        if user is None or organization is None:
-            raise TokenUnreadable("the token's user or organization is gone; log in again")
+        if user is None or organization is None or not _belongs(organization, user.id):
+            raise TokenUnreadable("the token's user is gone, or left the organization; log in again")
         if claims.generation != user.token_generation:
             raise TokenUnreadable("Token has been revoked")
         return user, organization
 
     def _issue(self, user: UserRecord, organization: OrganizationRecord, kind: TokenKind) -> str:
         claims = Claims(
-            user=user.name, organization=organization.id, kind=kind, generation=user.token_generation
+            user=user.id,
+            name=user.name,
+            organization=organization.id,
+            kind=kind,
+            generation=user.token_generation,
         )
         return self._tokens.issue(claims, roles=_roles(organization, user.id))
 
@@ -376,6 +376,10 @@ class Accounts:
 def today(clock: Clock) -> str:
     """Return the date and time, UTC, as the original writes them."""
     return datetime.fromtimestamp(clock.wall_s(), UTC).strftime("%d/%m/%Y %H:%M")
+
+
+def _belongs(organization: OrganizationRecord, user: UserId) -> bool:
+    return any(member.user == user for member in organization.members)
 
 
 def _roles(organization: OrganizationRecord, user: UserId) -> tuple[str, ...]:
