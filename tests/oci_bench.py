@@ -23,7 +23,7 @@ from oakestra.model.service import Resources
 from oakestra.runtime import ContainerSeen, ContainerSpec, ContainerState, ImageInfo, Progress
 from oakestra.runtime.machine import architecture
 from oakestra.runtime.oci import OciRuntime
-from oakestra.runtime.oci.linux import processes as process_table
+from oakestra.control import processes as process_table
 from oakestra.runtime.oci.linux.cgroups import Cgroups, hierarchies
 
 TIMEOUT_S = 20.0

@@ -22,7 +22,7 @@ from oakestra.model.ids import WorkerId
 from oakestra.model.service import Resources
 from oakestra.runtime import ContainerState
 from oakestra.runtime.oci import OciRuntime, images_in_use
-from oakestra.runtime.oci.linux import processes as process_table
+from oakestra.control import processes as process_table
 from oci_bench import Bench, ended, output, run, seen, spec, until
 
 pytestmark = pytest.mark.root

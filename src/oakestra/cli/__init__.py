@@ -57,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Return a parser that knows every first word, and the rest of the one that was typed."""
-    parser = argparse.ArgumentParser(prog="oak", description="Run applications at the edge: root, cluster, worker.")
+    parser = argparse.ArgumentParser(
+        prog="oak", description="Run applications at the edge: root, cluster, worker."
+    )
     nouns = parser.add_subparsers(metavar="COMMAND", required=True)
     typed = next((word for word in words if not word.startswith("-")), "")
     for name, command in COMMANDS.items():
-        shown = {} if name in HIDDEN else {"help": command.summary}
-        sub = nouns.add_parser(name, description=command.summary, **shown)
+        if name in HIDDEN and name != typed:
+            continue
+        sub = nouns.add_parser(name, help=command.summary, description=command.summary)
         if name == typed:
             sub.set_defaults(command=name)
             import_module(command.module).build(sub)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from oakestra.model.ids import WorkerId
+from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.instance import InstanceKey, Placement, Slot
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
 from oakestra.model.service import InstanceAddress, ServiceSpec
@@ -70,6 +70,8 @@ class RootRecord:
 
     applied: Version = field(default_factory=Version)
     """Of root's assignments, the newest that is in these records."""
+    cluster: ClusterId = ClusterId("")
+    """Who root says that we are; empty before the first join."""
     subnet_first: int = 0
     subnet_count: int = 0
 

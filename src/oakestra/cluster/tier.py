@@ -26,6 +26,7 @@ from oakestra.transport.calls import Relay
 from oakestra.wire.native import (
     Beat,
     ClusterAssignment,
+    ClusterJoined,
     ClusterReport,
     InstanceMeasurement,
     JoinWorker,
@@ -76,9 +77,8 @@ class Cluster:
         ids: Random,
         tuning: Tuning,
     ) -> None:
-        self.id = ClusterId("")
-        """Given by root at the first join; empty before."""
         self.state = ClusterState(store)
+        self.root_connected = False
         self._up = up
         self._down = down
         self._name = name
@@ -99,6 +99,11 @@ class Cluster:
         up.listen(self._from_root, self._root_presence)
         down.listen(self._from_worker, self._worker_presence)
 
+    @property
+    def id(self) -> ClusterId:
+        """Who root says that this cluster is; empty before the first join."""
+        return self.state.root.cluster
+
     async def run(self) -> None:
         """Make passes, beat and forward measurements until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -109,6 +114,12 @@ class Cluster:
             group.create_task(self._measure_forever())
 
     # --- joining ---------------------------------------------------------------------------------------------
+
+    def joined(self, answer: ClusterJoined) -> None:
+        """Record who root says that this cluster is."""
+        if answer.id != self.id:
+            self.state.root = replace(self.state.root, cluster=answer.id)
+        self._loop.wake()
 
     async def join(self, request: JoinWorker, *, peer: str) -> WorkerJoined:
         """Make the worker with this key a member, or find that it is one; return who it is."""
@@ -200,6 +211,7 @@ class Cluster:
 
     def _root_presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
         del peer
+        self.root_connected = connected
         if connected:
             self._report_due = True
             self._loop.wake()

@@ -15,20 +15,18 @@ import pwd
 import shutil
 import signal
 import stat
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
 import msgspec
 
+from oakestra.control import processes
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.transport import tcp
 
 logger = logging.getLogger(__name__)
 
-PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where to look, also when we were started with a shorter PATH."""
 READY_WITHIN_S = 10.0
 STOPPED_WITHIN_S = 5.0
 LOOK_EVERY_S = 0.05
@@ -171,7 +169,7 @@ class Broker:
                 path.chmod(mode)
 
     async def _spawn(self) -> BrokerProcess:
-        program = shutil.which(self._mosquitto, path=PROGRAMS)
+        program = shutil.which(self._mosquitto, path=processes.PATH)
         if program is None:
             raise Rejected(
                 f"there is no program {self._mosquitto!r} on this machine; install it: apt-get install mosquitto"
@@ -182,7 +180,7 @@ class Broker:
             pid = os.posix_spawn(  # noqa: ASYNC221 - takes a millisecond; asyncio's way would end it with us
                 program,
                 (program, "-c", str(self._configuration)),
-                {"PATH": PROGRAMS},
+                {"PATH": processes.PATH},
                 file_actions=[(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)],
                 setsid=True,
                 setsigdef=[signal.SIGPIPE],
@@ -226,7 +224,9 @@ class Broker:
     def _running(self) -> BrokerProcess | None:
         """Return the broker that runs on this directory, whoever started it."""
         recorded = self._recorded()
-        for pid in _with_arguments(("-c", str(self._configuration))):
+        for pid in processes.find_by_argument(str(self._configuration)):
+            if processes.arguments(pid)[1:] != ("-c", str(self._configuration)):
+                continue
             started = _started(pid)
             if recorded is not None and (recorded.pid, recorded.started) == (pid, started):
                 return recorded
@@ -242,7 +242,7 @@ class Broker:
 
     async def _until_dead(self, process: BrokerProcess) -> None:
         """Return when the process has ended; meanwhile keep its log small."""
-        while not await _dead_within(process, STEADY_S):
+        while not await processes.gone_within(process.pid, process.started, STEADY_S):
             if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
                 shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
                 os.truncate(self._log, 0)
@@ -269,62 +269,20 @@ def _write(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-# --- processes -------------------------------------------------------------------------------------------------
-
-
-def _with_arguments(arguments: tuple[str, ...]) -> Iterator[int]:
-    """Yield the processes that run with exactly these arguments after the program's name."""
-    wanted = b"".join(b"\0" + argument.encode() for argument in arguments) + b"\0"
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if command.endswith(wanted) and command.count(b"\0") == len(arguments) + 1:
-                    yield int(entry.name)
-
-
-def _started(pid: int) -> int | None:
-    """Return when the process was started; None if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _alive(process: BrokerProcess) -> bool:
-    return _started(process.pid) == process.started
-
-
-async def _dead_within(process: BrokerProcess, timeout_s: float) -> bool:
-    """Tell whether the process ends within that time. Reaps it if it is our child."""
-    loop = asyncio.get_running_loop()
-    try:
-        watched = os.pidfd_open(process.pid)
-    except OSError:
-        return True
-    try:
-        dead = asyncio.Event()
-        loop.add_reader(watched, dead.set)
-        if not _alive(process):
-            return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await dead.wait()
-        except TimeoutError:
-            return False
-        return True
-    finally:
-        loop.remove_reader(watched)
-        os.close(watched)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait
-
-
 async def _end(process: BrokerProcess) -> None:
     for order in (signal.SIGTERM, signal.SIGKILL):
         if not _alive(process):
             break
-        os.kill(process.pid, order)
-        if await _dead_within(process, STOPPED_WITHIN_S):
+        processes.kill(process.pid, order)
+        if await processes.gone_within(process.pid, process.started, STOPPED_WITHIN_S):
             break
+
+
+def _alive(process: BrokerProcess) -> bool:
+    return processes.is_running(process.pid, process.started)
+
+
+def _started(pid: int) -> int | None:
+    """Return when the process was started; None if it has ended."""
+    seen = processes.look(pid)
+    return seen.start_ticks if seen else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
-from oakestra.model.errors import Rejected, Unavailable
+from oakestra.model.errors import Invalid, Rejected, Unavailable
 
 CONNECT_S = 5.0
 UNSENT_BYTES_MAX = 64 * 1024
@@ -92,3 +92,29 @@ def tune(sock: socket.socket, *, dead_after_s: float) -> None:
     for option, value in options.items():
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def split(address: str, default_port: int) -> tuple[str, int]:
+    """Return host and port of `host`, `host:port` or `[v6]:port`. Raises `Invalid` if it is none of them."""
+    host, colon, port = address.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        return address.strip("[]"), default_port
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise Invalid(f"{address!r} is no address: expected host or host:port")
+    return host.strip("[]"), int(port)
+
+
+def reachable(listening: str) -> str:
+    """Return an address of this machine at which somebody who listens on `listening` can be reached."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listening, listening)  # noqa: S104 - compared
+
+
+def address_towards(host: str) -> str:
+    """Return this machine's own address on the way to `host`; empty if there is no way. Sends nothing."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""

@@ -87,6 +87,7 @@ class Worker:
         self.desired = _load(cell, clock)
         self._told: WorkerAssignment | None = None
         self._link: Link | None = None
+        self._connected = False
         self._heard_s = float("-inf")
         self._busy: dict[int, StepKind] = {}
         self._failures: dict[int, Failure] = {}
@@ -105,6 +106,15 @@ class Worker:
         self._loop = Loop(self._pass, resync_s=resync_s)
         self._answers = Answers({"logs": self._logs})
         runtime.on_change(self._loop.wake)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the cluster now."""
+        return self._connected
+
+    def wake(self) -> None:
+        """Ask for a pass: something may have changed on this machine."""
+        self._loop.wake()
 
     async def run(self) -> None:
         """Start from what the disk says, then make passes, beat and measure until cancelled."""
@@ -134,7 +144,11 @@ class Worker:
 
     async def _joined(self) -> WorkerJoined:
         """Join; while the cluster does not answer and this worker knows where it belongs, go on with that."""
-        request = replace(self._request, id=self.desired.worker, capacity=self._machine.capacity())
+        request = replace(
+            self._request,
+            id=self.desired.worker or self._request.id,
+            capacity=self._machine.capacity(),
+        )
         said = ""
         while True:
             try:
@@ -168,6 +182,7 @@ class Worker:
 
     def _presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
         del peer
+        self._connected = connected
         if connected:
             self._report_due = True
             self._loop.wake()

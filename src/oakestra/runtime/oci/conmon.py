@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from oakestra.control import processes
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.runtime.oci.failures import explain_runc
-from oakestra.runtime.oci.linux import processes
 from oakestra.runtime.oci.record import Layout
 
 CREATE_TIMEOUT_S = 60.0

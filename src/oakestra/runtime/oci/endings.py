@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from oakestra.runtime.oci.linux import processes
-from oakestra.runtime.oci.linux.processes import Process
+from oakestra.control import processes
+from oakestra.control.processes import Process
 from oakestra.runtime.oci.state import Sight
 
 RECORD_WAIT_S = 5.0

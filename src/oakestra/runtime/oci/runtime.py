@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from oakestra.control import processes
 from oakestra.control.clock import Clock
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
@@ -28,7 +29,6 @@ from oakestra.runtime.oci.bundle import UnpackedImage
 from oakestra.runtime.oci.endings import Endings
 from oakestra.runtime.oci.facts import read_boot_id
 from oakestra.runtime.oci.failures import explain_runc, explained
-from oakestra.runtime.oci.linux import processes
 from oakestra.runtime.oci.linux.cgroups import Cgroups, hierarchies
 from oakestra.runtime.oci.linux.disk import DiskMeter
 from oakestra.runtime.oci.logs import SIZE_MAX, Logs

@@ -126,6 +126,23 @@ async def until_gone(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+async def gone_within(pid: int, start_ticks: int, timeout_s: float) -> bool:
+    """Tell whether that very process ends within that time. Reaps it if it is our child."""
+    fd = open_process(pid, start_ticks)
+    if fd is None:
+        return True
+    try:
+        async with asyncio.timeout(timeout_s):
+            await until_gone(fd)
+    except TimeoutError:
+        return False
+    finally:
+        os.close(fd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait
+    return True
+
+
 async def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a short-lived program to its end; return its exit code and what it wrote to stderr (a few KiB at most).
 
