@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any, NoReturn
 
-from oakestra.model.errors import OakestraError
+from oakestra import __version__
+from oakestra.model.errors import Invalid, OakestraError
 
 DONE, FAILED, UNPLACEABLE = 0, 1, 2
 """Exit codes: done; an error; something cannot be placed."""
@@ -21,6 +24,8 @@ class Command:
 
     summary: str
     module: str
+    aliases: tuple[str, ...] = ()
+    hidden: bool = False
 
 
 COMMANDS = {
@@ -29,44 +34,96 @@ COMMANDS = {
     "status": Command("tell what runs on this machine and whether it is well", "oakestra.cli.installation"),
     "root": Command("run a root", "oakestra.cli.tiers"),
     "cluster": Command("list clusters; run one", "oakestra.cli.cluster"),
-    "worker": Command("list workers and images; run one", "oakestra.cli.worker"),
+    "worker": Command("list workers and images; run one", "oakestra.cli.worker", aliases=("node",)),
     "login": Command("log in to a root and remember it", "oakestra.cli.login"),
-    "app": Command("create, list, show and delete applications", "oakestra.cli.app"),
+    "logout": Command("forget a login and revoke its tokens", "oakestra.cli.login"),
+    "app": Command("create, list, show and delete applications", "oakestra.cli.app", aliases=("application",)),
     "service": Command("deploy, scale, inspect and delete services; read logs", "oakestra.cli.service"),
-    "supervise": Command("keep an installation's tiers running (started by `oak up`)", "oakestra.cli.installation"),
+    "instance": Command("list instances", "oakestra.cli.instance"),
+    "explain": Command("tell why an instance is where it is, or nowhere", "oakestra.cli.explain"),
+    "completion": Command("print a script that completes commands in your shell", "oakestra.cli.grammar.completion"),
+    "version": Command("tell the version of this command and of root", "oakestra.cli.version"),
+    "supervise": Command(
+        "keep an installation's tiers running (started by `oak up`)", "oakestra.cli.installation", hidden=True
+    ),
 }  # fmt: skip
-HIDDEN = frozenset({"supervise"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 error, 2 cannot be placed."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(words).parse_args(words)
-    run: Callable[[argparse.Namespace], int] = args.run
     try:
-        return run(args)
+        args = parser(words).parse_args(words)
+        run: Callable[[argparse.Namespace], int] = args.run
+        code = run(args)
+        sys.stdout.flush()
     except OakestraError as error:
         print(f"oak: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read has enough; without this the interpreter complains when it closes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    return code
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Return a parser that knows every first word, and the rest of the one that was typed."""
-    parser = argparse.ArgumentParser(
-        prog="oak", description="Run applications at the edge: root, cluster, worker."
+def parser(words: Sequence[str] | None = None) -> Parser:
+    """Return a parser that knows every first word, and the rest of the one that was typed; None: of all."""
+    oak = Parser(prog="oak", description="Run applications at the edge: root, cluster, worker.")
+    oak.add_argument(
+        "--version", action="version", version=f"oak {__version__}", help="show this command's version"
     )
-    nouns = parser.add_subparsers(metavar="COMMAND", required=True)
-    typed = next((word for word in words if not word.startswith("-")), "")
+    nouns = oak.add_subparsers(metavar="COMMAND", title="commands")
+    typed = next((word for word in words or () if not word.startswith("-")), "")
     for name, command in COMMANDS.items():
-        if name in HIDDEN and name != typed:
+        meant = words is None or typed in (name, *command.aliases)
+        if command.hidden and typed != name:
             continue
-        sub = nouns.add_parser(name, help=command.summary, description=command.summary)
-        if name == typed:
-            sub.set_defaults(command=name)
-            import_module(command.module).build(sub)
-    return parser
+        noun = nouns.add_parser(
+            name, help=command.summary, description=_sentence(command.summary), aliases=command.aliases
+        )
+        if meant:
+            noun.set_defaults(command=name)
+            import_module(command.module).build(noun)
+    return oak
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line and what would be right. Fails with 1, as 2 has a meaning of its own."""
+
+    def __init__(self, **keys: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **keys})  # so that a new option breaks nobody's script
+
+    def add_subparsers(self, **keys: Any) -> Any:
+        """Expect one more word; without it, show what there is."""
+        self.set_defaults(run=self._ask_for_more)
+        return super().add_subparsers(**{"title": "actions", **keys, "required": False})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `Invalid` with the message and where to read on."""
+        raise Invalid(f"{message}; `{self.prog} --help` explains")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = action.metavar or action.dest
+            self.error(
+                f"{value!r} is no {str(what).lower()} of `{self.prog}`{_closest(value, action.choices)}"
+            )
+
+    def _ask_for_more(self, args: argparse.Namespace) -> int:
+        del args
+        self.print_help(sys.stderr)
+        return FAILED
+
+
+def _closest(word: str, words: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for it
+
+    close = get_close_matches(word, list(words), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."
