@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
+from pathlib import Path
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -33,3 +36,14 @@ def configure(*, level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [stream]
     root.setLevel(level.upper())
+
+
+def keep_small(path: Path, *, bytes_max: int) -> None:
+    """Begin the file anew once it is larger; one earlier file is kept beside it. Its writers must append."""
+    try:
+        too_large = path.stat().st_size > bytes_max
+    except FileNotFoundError:
+        return
+    if too_large:
+        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)

@@ -12,7 +12,6 @@ from oakestra.control import settings
 from oakestra.control.installation import DEFAULT, Installation
 
 TIER = "root"
-SECRET = frozenset({"admin_password"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from random import Random
 
 import msgspec
 
-from oakestra.control import processes
+from oakestra.control import logs, processes
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.transport import tcp
 
@@ -243,9 +243,7 @@ class Broker:
     async def _until_dead(self, process: BrokerProcess) -> None:
         """Return when the process has ended; meanwhile keep its log small."""
         while not await processes.gone_within(process.pid, process.started, STEADY_S):
-            if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
-                shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
-                os.truncate(self._log, 0)
+            logs.keep_small(self._log, bytes_max=LOG_BYTES_MAX)
 
 
 def _owner() -> pwd.struct_passwd | None:
