@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Install what tests need and run all of them: style, types, architecture, then every ring from unit to system.
+set -euo pipefail
+. "$(dirname "$0")/packaging/install.sh"
+cd "$here"
+
+must_be_root
+have_packages runc conmon nftables iproute2 mosquitto busybox-static python3-venv openssl ca-certificates \
+    docker-registry conntrack
+have_python orchestrator,cli,test
+
+bin=$venv/bin
+say "style …" && "$bin/ruff" check --quiet . && "$bin/ruff" format --quiet --check .
+say "types …" && "$bin/mypy"
+say "architecture …" && "$bin/lint-imports" --no-cache >/dev/null || { "$bin/lint-imports" --no-cache; exit 1; }
+say "tests …" && exec "$bin/pytest" --durations=10 "$@"
