@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,20 +11,27 @@ from typing import Any
 from asgi import AsgiClient
 from oakestra.identity.passwords import Passwords
 from oakestra.identity.tokens import Tokens
-from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.model.ids import ClusterId, ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
+from oakestra.model.machine import Capacity, InstanceUsage
+from oakestra.model.service import Resources
 from oakestra.root.api import endpoints
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
-from oakestra.root.state import RootState
+from oakestra.root.state import ClusterRecord, ClusterView, RootState, slot_key
 from oakestra.root.users.accounts import Accounts
 from oakestra.root.users.bootstrap import bootstrap
+from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store.fake import Disk, FakeStore
 from oakestra.transport.http_server import Endpoint, application
+from oakestra.wire.native import ClusterReport, Refusal, Version, WorkerSummary
 
 TABLES = (
     "users", "organizations", "applications", "services", "slots",
     "withdrawals", "clusters", "quarantine", "settings",
 )  # fmt: skip
+
+CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
 
 
 @dataclass
@@ -83,8 +90,10 @@ class RootApi:
         return self.client.as_(logged_in.token)
 
 
-async def start_api(tmp_path: Path, *, disk: Disk | None = None, public_clusters: bool = False) -> RootApi:
-    """Start root's API on a fake store; the password of Admin is `secret`."""
+async def start_api(
+    tmp_path: Path, *, disk: Disk | None = None, public_clusters: bool = False, password: str = "secret"
+) -> RootApi:
+    """Start root's API on a fake store; `password` is Admin's."""
     disk = disk or Disk({name: {} for name in TABLES}, epoch=1)
     state = RootState(FakeStore(TABLES, disk=disk))
     clock, random, workers, wakes = HandClock(), Random(1), Workers(), list[int]()
@@ -94,7 +103,7 @@ async def start_api(tmp_path: Path, *, disk: Disk | None = None, public_clusters
         passwords=passwords,
         clock=clock,
         random=random,
-        admin_password="secret",
+        admin_password=password,
         password_file=tmp_path / "admin.password",
     )
     tokens = Tokens(secret, clock=clock, random=random)
@@ -120,3 +129,39 @@ async def start_api(tmp_path: Path, *, disk: Disk | None = None, public_clusters
         client=AsgiClient(application(routes)),
         wakes=wakes,
     )
+
+
+def let_cluster_join(api: RootApi, *, refusals: tuple[Refusal, ...] = ()) -> None:
+    """Put a live cluster with one worker into the state, as joining and reporting would."""
+    worker = WorkerSummary(
+        id=WORKER, name="w1", host="192.0.2.8", live=True, instances=1,
+        capacity=Capacity(resources=Resources(memory_mib=100, vcpus=4), architecture="amd64",
+                          virtualizations=("docker",)),
+        free=Resources(memory_mib=60, vcpus=3),
+    )  # fmt: skip
+    report = ClusterReport(
+        version=Version(), applied=Version(), complete=True, workers=(worker,), refusals=refusals
+    )
+    api.state.clusters.put(
+        CLUSTER, ClusterRecord(id=CLUSTER, name="east", key="k", location="48.1,11.5,1000", host="192.0.2.7")
+    )
+    api.state.views[CLUSTER] = ClusterView(
+        last_seen_s=api.clock.uptime_s(), last_seen_wall_s=5.0, report=report, cpu_ratio=0.5
+    )
+
+
+def let_run(api: RootApi, service: str, number: int = 0) -> InstanceKey:
+    """Put an instance on the worker, as placing and reporting would."""
+    key = slot_key(Slot(ServiceId(service), number))
+    record = api.state.slots[key]
+    instance = InstanceKey(record.slot.service, number, 1, 2)
+    status = InstanceStatus(key=instance, phase=Phase.RUNNING, ready=True, worker=WORKER, restart=3)
+    api.state.slots.put(
+        key,
+        replace(
+            record, cluster=CLUSTER, placement=1, status=status, reason="east: the only cluster that fits",
+            verdicts=(CandidateVerdict(name="east"), CandidateVerdict(name="west", refusal="lost")),
+        ),
+    )  # fmt: skip
+    api.state.usage[instance] = InstanceUsage(cpu_ratio=0.25, memory_bytes=10, log_tail="hi\n")
+    return instance

@@ -12,18 +12,11 @@ import msgspec
 import pytest
 
 from oakestra.model.errors import NotFound
-from oakestra.model.ids import ClusterId, WorkerId
-from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
-from oakestra.model.machine import Capacity, InstanceUsage
-from oakestra.model.service import Resources
-from oakestra.root.state import ClusterRecord, ClusterView, slot_key
-from oakestra.scheduling.placement import CandidateVerdict
+from oakestra.model.instance import Placement
 from oakestra.wire import api as own
-from oakestra.wire.native import ClusterReport, Refusal, Version, WorkerSummary
-from root_api import RootApi, start_api
+from oakestra.wire.native import Refusal
+from root_api import CLUSTER, WORKER, RootApi, let_cluster_join, let_run, start_api
 from sla_samples import application, microservice, sla
-
-CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
 
 Story = Callable[[RootApi], Awaitable[None]]
 
@@ -33,42 +26,6 @@ def run(tmp_path: Path, story: Story, **keys: Any) -> None:
         await story(await start_api(tmp_path, **keys))
 
     asyncio.run(all_of_it())
-
-
-def let_cluster_join(api: RootApi, *, refusals: tuple[Refusal, ...] = ()) -> None:
-    """Put a live cluster with one worker into the state, as joining and reporting would."""
-    worker = WorkerSummary(
-        id=WORKER, name="w1", host="192.0.2.8", live=True, instances=1,
-        capacity=Capacity(resources=Resources(memory_mib=100, vcpus=4), architecture="amd64",
-                          virtualizations=("docker",)),
-        free=Resources(memory_mib=60, vcpus=3),
-    )  # fmt: skip
-    report = ClusterReport(
-        version=Version(), applied=Version(), complete=True, workers=(worker,), refusals=refusals
-    )
-    api.state.clusters.put(
-        CLUSTER, ClusterRecord(id=CLUSTER, name="east", key="k", location="48.1,11.5,1000", host="192.0.2.7")
-    )
-    api.state.views[CLUSTER] = ClusterView(
-        last_seen_s=api.clock.uptime_s(), last_seen_wall_s=5.0, report=report, cpu_ratio=0.5
-    )
-
-
-def let_run(api: RootApi, service: str, number: int = 0) -> InstanceKey:
-    """Put an instance on the worker, as placing and reporting would."""
-    key = slot_key(Slot(api.state.services[service].spec.id, number))
-    record = api.state.slots[key]
-    instance = InstanceKey(record.slot.service, number, 1, 2)
-    status = InstanceStatus(key=instance, phase=Phase.RUNNING, ready=True, worker=WORKER, restart=3)
-    api.state.slots.put(
-        key,
-        replace(
-            record, cluster=CLUSTER, placement=1, status=status, reason="east: the only cluster that fits",
-            verdicts=(CandidateVerdict(name="east"), CandidateVerdict(name="west", refusal="lost")),
-        ),
-    )  # fmt: skip
-    api.state.usage[instance] = InstanceUsage(cpu_ratio=0.25, memory_bytes=10, log_tail="hi\n")
-    return instance
 
 
 def test_a_day_of_a_developer(tmp_path: Path) -> None:
