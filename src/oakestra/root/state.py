@@ -14,6 +14,7 @@ from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, Service
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import InstanceUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
+from oakestra.root.history import Histories
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Records
@@ -167,6 +168,8 @@ class RootState:
         self.settings = self.records.table("settings", str)
         self.views: dict[ClusterId, ClusterView] = {}
         self.usage: dict[InstanceKey, InstanceUsage] = {}
+        self.histories = Histories()
+        """Of instances by their key and of clusters by their id."""
         self.records.load()
 
     async def commit(self) -> None:

@@ -34,6 +34,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
+from oakestra.wire.rest import Seen
 from oakestra.wire.sequence import digest, outdated
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Root:
             elif channel is Channel.BEAT:
                 self._beaten(cluster, view, decode(payload, Beat))
             elif channel is Channel.TELEMETRY:
-                self._measured(view, decode(payload, Telemetry))
+                self._measured(cluster, view, decode(payload, Telemetry))
             elif channel is Channel.CALL:
                 self._asker.received(peer, payload)
         except Invalid as error:
@@ -170,11 +171,15 @@ class Root:
             self._answered_s[cluster] = now_s
             self._down.send(cluster, Channel.BEAT, encode(Beat(version=version, applied=known)))
 
-    def _measured(self, view: ClusterView, telemetry: Telemetry) -> None:
+    def _measured(self, cluster: ClusterId, view: ClusterView, telemetry: Telemetry) -> None:
         view.cpu_ratio = telemetry.machine.cpu_ratio
         view.memory_ratio = telemetry.machine.memory_ratio
+        now_wall_s = self._clock.wall_s()
+        self.state.histories.note(cluster, Seen(now_wall_s, view.cpu_ratio, view.memory_ratio))
         for measurement in telemetry.instances:
-            self.state.usage[measurement.key] = measurement.usage
+            usage = measurement.usage
+            self.state.usage[measurement.key] = usage
+            self.state.histories.note(measurement.key, Seen(now_wall_s, usage.cpu_ratio, usage.memory_bytes))
 
     def _presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
         if connected:
@@ -232,6 +237,7 @@ class Root:
         current = {record.status.key for record in observed.slots.values() if record.status}
         for key in [key for key in self.state.usage if key not in current]:
             del self.state.usage[key]
+        self.state.histories.keep_only(current | set(observed.clusters))
 
     # --- requests to workers -------------------------------------------------------------------------------------------
 

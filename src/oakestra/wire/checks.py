@@ -1,10 +1,15 @@
-"""Rules about JSON values, put together from small checks that report every mistake with its place."""
+"""Rules about JSON values, put together from small checks that report every mistake with its place.
+
+A `Rule` also says the same as a JSON schema, as far as schemas can say it; so documents are described by what
+checks them.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 DEPTH_MAX = 32
@@ -20,6 +25,28 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Check = Callable[[str, Any, "Mistakes"], None]
 """Looks at the value at a path and notes what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A check that can also be read: its schema lets through whatever the check lets through."""
+
+    check: Check
+    schema: Mapping[str, Any]
+
+    def __call__(self, path: str, value: Any, mistakes: Mistakes) -> None:
+        """Check."""
+        self.check(path, value, mistakes)
+
+
+def schema_of(check: Check) -> dict[str, Any]:
+    """Return what is known about a check: of one that is no `Rule`, nothing."""
+    return dict(check.schema) if isinstance(check, Rule) else {}
+
+
+def described(check: Check, about: str, **schema: Any) -> Rule:
+    """The same check, with a sentence about the value and more of a schema."""
+    return Rule(check, {**schema_of(check), **schema, "description": about})
 
 
 class Mistakes:
@@ -115,15 +142,18 @@ def _plain(path: str, value: object, mistakes: Mistakes) -> None:
             mistakes.expected(path, "a JSON value", value)
 
 
-def text(path: str, value: Any, mistakes: Mistakes) -> None:
-    """Any text, without NUL characters."""
+def _text(path: str, value: Any, mistakes: Mistakes) -> None:
     if not isinstance(value, str):
         mistakes.expected(path, "text", value)
     elif "\0" in value:
         mistakes.add(path, "text must not contain a NUL character")
 
 
-def matching(pattern: str, what: str) -> Check:
+text = Rule(_text, {"type": "string"})
+"""Any text, without NUL characters."""
+
+
+def matching(pattern: str, what: str) -> Rule:
     """Text that is, as a whole, what the pattern says."""
     compiled = re.compile(pattern)
 
@@ -131,21 +161,20 @@ def matching(pattern: str, what: str) -> Check:
         if not isinstance(value, str) or compiled.fullmatch(value) is None:
             mistakes.expected(path, what, value)
 
-    return check
+    return Rule(check, {"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
-def one_of(words: Sequence[str]) -> Check:
+def one_of(words: Sequence[str]) -> Rule:
     """One of these words."""
 
     def check(path: str, value: Any, mistakes: Mistakes) -> None:
         if not isinstance(value, str) or value not in words:
             mistakes.expected(path, f"one of {', '.join(words)}", value)
 
-    return check
+    return Rule(check, {"type": "string", "enum": list(words)})
 
 
-def whole(path: str, value: Any, mistakes: Mistakes) -> None:
-    """A whole number, not negative; `1.0` counts as 1."""
+def _whole(path: str, value: Any, mistakes: Mistakes) -> None:
     fits = (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -156,19 +185,29 @@ def whole(path: str, value: Any, mistakes: Mistakes) -> None:
         mistakes.expected(path, "a whole number, 0 or more", value)
 
 
-def number(path: str, value: Any, mistakes: Mistakes) -> None:
-    """Any number."""
+whole = Rule(_whole, {"type": "integer", "minimum": 0, "maximum": WHOLE_MAX})
+"""A whole number, not negative; `1.0` counts as 1."""
+
+
+def _number(path: str, value: Any, mistakes: Mistakes) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         mistakes.expected(path, "a number", value)
 
 
-def flag(path: str, value: Any, mistakes: Mistakes) -> None:
-    """True or false."""
+number = Rule(_number, {"type": "number"})
+"""Any number."""
+
+
+def _flag(path: str, value: Any, mistakes: Mistakes) -> None:
     if not isinstance(value, bool):
         mistakes.expected(path, "true or false", value)
 
 
-def each(check: Check) -> Check:
+flag = Rule(_flag, {"type": "boolean"})
+"""True or false."""
+
+
+def each(check: Check) -> Rule:
     """A list whose every member passes the check."""
 
     def check_list(path: str, value: Any, mistakes: Mistakes) -> None:
@@ -178,10 +217,10 @@ def each(check: Check) -> Check:
         for index, member in enumerate(value):
             check(f"{path}[{index}]", member, mistakes)
 
-    return check_list
+    return Rule(check_list, {"type": "array", "items": schema_of(check)})
 
 
-def fields(known: Mapping[str, Check], *, required: Sequence[str] = ()) -> Check:
+def fields(known: Mapping[str, Check], *, required: Sequence[str] = ()) -> Rule:
     """An object; keys that are not known are let through."""
 
     def check_object(path: str, value: Any, mistakes: Mistakes) -> None:
@@ -195,10 +234,15 @@ def fields(known: Mapping[str, Check], *, required: Sequence[str] = ()) -> Check
             if key in value:
                 check(f"{path}.{key}".lstrip("."), value[key], mistakes)
 
-    return check_object
+    schema: dict[str, Any] = {"type": "object"}
+    if known:
+        schema["properties"] = {key: schema_of(check) for key, check in known.items()}
+    if required:
+        schema["required"] = list(required)
+    return Rule(check_object, schema)
 
 
-def both(first: Check, second: Check) -> Check:
+def both(first: Check, second: Check) -> Rule:
     """The second check, if the first finds nothing."""
 
     def check(path: str, value: Any, mistakes: Mistakes) -> None:
@@ -207,4 +251,4 @@ def both(first: Check, second: Check) -> Check:
         if len(mistakes) == before:
             second(path, value, mistakes)
 
-    return check
+    return Rule(check, {**schema_of(first), **schema_of(second)})

@@ -14,6 +14,7 @@ from oakestra.wire.native import WorkerSummary
 from oakestra.wire.rest import (
     ClusterView,
     InstanceView,
+    Seen,
     ServiceView,
     application_document,
     cluster_document,
@@ -147,7 +148,7 @@ def test_measurements_are_strings() -> None:
         tunnel_port=50103,
         address=InstanceAddress(v4="10.30.0.3"),
         usage=InstanceUsage(cpu_ratio=0.125, memory_bytes=1000, disk_bytes=7, log_tail="hi"),
-        measured_wall_s=0.0,
+        history=(Seen(0.0, 0.125, 1000.0),),
     )
     document = service_document(service(instances=(view,), status="RUNNING"))["instance_list"][0]
     msgspec.convert(document, GoInstance, strict=True)
@@ -155,6 +156,7 @@ def test_measurements_are_strings() -> None:
     assert document["memory_percent"] == "1000"
     assert document["disk"] == "7"
     assert document["cpu_history"] == [{"value": "12.50", "timestamp": "1970-01-01T00:00:00"}]
+    assert document["memory_history"] == [{"value": "1000", "timestamp": "1970-01-01T00:00:00"}]
 
 
 def test_users_cannot_set_what_only_root_sets() -> None:

@@ -221,7 +221,7 @@ class ApplicationsApi:
     async def service(self, asker: Principal, request: Request) -> Response:
         """Show a service."""
         record = self._operations.service(asker, request.path_params["service_id"])
-        return _doubled(self._views.services([record])[0])
+        return _doubled(self._views.service(record))
 
     async def update_service(self, asker: Principal, request: Request) -> Response:
         """Refuse, as the original does."""

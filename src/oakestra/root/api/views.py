@@ -10,6 +10,7 @@ from oakestra.control.clock import Clock
 from oakestra.model.ids import ClusterId, UserId
 from oakestra.model.instance import Phase, Placement
 from oakestra.model.service import Resources
+from oakestra.root.history import POINTS_MAX
 from oakestra.root.state import (
     ApplicationRecord,
     ClusterRecord,
@@ -20,6 +21,13 @@ from oakestra.root.state import (
     UserRecord,
 )
 from oakestra.wire import api, rest
+from oakestra.wire.documents import (
+    ApplicationDocument,
+    ClusterDocument,
+    OrganizationDocument,
+    ServiceDocument,
+    UserDocument,
+)
 from oakestra.wire.native import WorkerSummary
 from oakestra.wire.statuses import SlotSeen, instance_status, service_status
 
@@ -37,7 +45,7 @@ class Views:
 
     # --- the original's documents ------------------------------------------------------------------------------
 
-    def application(self, record: ApplicationRecord) -> dict[str, Any]:
+    def application(self, record: ApplicationRecord) -> ApplicationDocument:
         """Return an application."""
         return rest.application_document(
             record.application,
@@ -46,23 +54,28 @@ class Views:
             extra=record.extra,
         )
 
-    def services(self, records: Iterable[ServiceRecord]) -> list[dict[str, Any]]:
-        """Return services with the instances that are wanted."""
+    def services(self, records: Iterable[ServiceRecord]) -> list[ServiceDocument]:
+        """Return services with the instances that are wanted; of their histories the newest points only."""
         look = _Look(self._state, self._clock, self._active_s)
         return [rest.service_document(look.service(record)) for record in records]
 
-    def clusters(self, *, active_only: bool = False) -> list[dict[str, Any]]:
+    def service(self, record: ServiceRecord) -> ServiceDocument:
+        """Return a service with the instances that are wanted and their whole histories."""
+        look = _Look(self._state, self._clock, self._active_s, history_max=POINTS_MAX)
+        return rest.service_document(look.service(record))
+
+    def clusters(self, *, active_only: bool = False) -> list[ClusterDocument]:
         """Return the clusters, or those heard of lately."""
         views = [self._cluster(record) for record in self._state.clusters.values()]
         return [rest.cluster_document(view) for view in views if view.active or not active_only]
 
-    def user(self, record: UserRecord, roles: Sequence[str] | None = None) -> dict[str, Any]:
+    def user(self, record: UserRecord, roles: Sequence[str] | None = None) -> UserDocument:
         """Return a user."""
         return rest.user_document(
             id=record.id, name=record.name, email=record.email, created_at=record.created_at, roles=roles
         )
 
-    def organization(self, record: OrganizationRecord) -> dict[str, Any]:
+    def organization(self, record: OrganizationRecord) -> OrganizationDocument:
         """Return an organization."""
         members = [(member.user, member.roles) for member in record.members]
         return rest.organization_document(id=record.id, name=record.name, members=members)
@@ -153,6 +166,7 @@ class Views:
             cpu_ratio=view.cpu_ratio if view else 0.0,
             memory_ratio=view.memory_ratio if view else 0.0,
             workers=_workers(self._state, record.id),
+            history=self._state.histories.of(record.id),
         )
 
     def _own_cluster(self, record: ClusterRecord, instances: int) -> api.Cluster:
@@ -180,9 +194,9 @@ class Views:
 class _Look:
     """One look at slots, clusters and workers, shared by all services that are rendered together."""
 
-    def __init__(self, state: RootState, clock: Clock, active_s: float) -> None:
+    def __init__(self, state: RootState, clock: Clock, active_s: float, *, history_max: int = 1) -> None:
         self._state = state
-        self._now_wall_s = clock.wall_s()
+        self._history_max = history_max
         self._slots: defaultdict[str, list[SlotRecord]] = defaultdict(list)
         for slot in state.slots.values():
             self._slots[slot.slot.service].append(slot)
@@ -261,7 +275,7 @@ class _Look:
             tunnel_port=worker.tunnel_port if worker else 0,
             address=slot.address,
             usage=self._state.usage.get(status.key) if status else None,
-            measured_wall_s=self._now_wall_s,
+            history=self._state.histories.of(status.key)[-self._history_max :] if status else (),
             changed_wall_s=slot.changed_wall_s,
         )
 
