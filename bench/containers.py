@@ -1,21 +1,20 @@
 """How long containers take to start and to go, and what each costs above its own process, with runc under conmon.
 
 Needs root, runc, conmon, busybox-static. The image is unpacked already; leaves out the network and everything above
-the runtime. Prints one JSON line per figure.
+the runtime.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import platform
-import re
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+
+from figures import Figures, memory_mib
 
 from oakestra.control.clock import SystemClock
 from oakestra.model.ids import WorkerId
@@ -29,20 +28,6 @@ from oakestra.runtime.oci import OciRuntime, images_in_use
 RUNS = 15
 MANY = 50
 IMAGE = "localhost/bench:1"
-
-
-def tell(figure: str, unit: str, value: float, runs: int) -> None:
-    print(
-        json.dumps(
-            {
-                "figure": figure,
-                "unit": unit,
-                "value": round(value, 3),
-                "runs": runs,
-                "machine": platform.platform(),
-            }
-        )
-    )
 
 
 async def timed(work: Callable[[], Awaitable[object]]) -> float:
@@ -62,12 +47,7 @@ async def down(runtime: OciRuntime, number: int) -> None:
     await runtime.delete(number)
 
 
-def proportional_kib(pid: int) -> int:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(number) for number in re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE))
-
-
-async def measure(root: Path) -> None:
+async def measure(root: Path, figures: Figures) -> None:
     state = root / "state"
     store = ImageStore(
         state,
@@ -92,25 +72,18 @@ async def measure(root: Path) -> None:
         for number in range(RUNS):
             starts.append(await timed(partial(up, runtime, number)))
             ends.append(await timed(partial(down, runtime, number)))
-        tell("create and start one container", "s", statistics.median(starts), RUNS)
-        tell("stop and delete one container", "s", statistics.median(ends), RUNS)
+        figures.spread("create and start one container", "s", starts)
+        figures.spread("stop and delete one container", "s", ends)
         everything = range(MANY)
-        tell(
-            f"create and start {MANY}",
-            "s",
-            await timed(lambda: asyncio.gather(*(up(runtime, n) for n in everything))),
-            1,
-        )
+        together = await timed(lambda: asyncio.gather(*(up(runtime, n) for n in everything)))
+        figures.tell(f"create and start {MANY}", "s", together, runs=1)
         observing = [await timed(runtime.observe) for _ in range(RUNS)]
-        tell(f"observe {MANY}", "s", statistics.median(observing), RUNS)
+        figures.spread(f"observe {MANY}", "s", observing)
         monitors = [int((state / f"instances/{n}/conmon.pid").read_text()) for n in everything]
-        tell("conmon per container, PSS", "KiB", statistics.median(map(proportional_kib, monitors)), MANY)
-        tell(
-            f"stop and delete {MANY}",
-            "s",
-            await timed(lambda: asyncio.gather(*(down(runtime, n) for n in everything))),
-            1,
-        )
+        each = statistics.median(memory_mib(pid)[0] for pid in monitors)
+        figures.tell("conmon per container, PSS", "MiB", each, runs=MANY, target="0.5")
+        together = await timed(lambda: asyncio.gather(*(down(runtime, n) for n in everything)))
+        figures.tell(f"stop and delete {MANY}", "s", together, runs=1)
     finally:
         await runtime.purge()
         runtime.close()
@@ -118,7 +91,9 @@ async def measure(root: Path) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="oak-bench-") as directory:
-        asyncio.run(measure(Path(directory)))
+        figures = Figures()
+        asyncio.run(measure(Path(directory), figures))
+        figures.table()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Placements per second of the real scheduler on one core, for growing numbers of workers.
 
-Leaves out: transactions, rendering, sending. Prints one JSON line per figure.
+Leaves out: transactions, rendering, sending.
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
 import time
+
+from figures import Figures
 
 from oakestra.model.machine import Capacity
 from oakestra.model.service import Resources
@@ -35,6 +35,7 @@ def candidates(count: int) -> list[WorkerCandidate]:
 
 
 def main() -> None:
+    figures = Figures()
     for count in (45, 1_000, 10_000):
         crowd = candidates(count)
         rounds = 200 if count <= 1_000 else 50
@@ -44,17 +45,8 @@ def main() -> None:
             for n in range(rounds):
                 choose_worker(REQUEST, crowd, start=n * 7919 + run)
             rates.append(rounds / (time.perf_counter() - begun_s))
-        print(
-            json.dumps(
-                {
-                    "figure": f"placements per second, {count} workers",
-                    "unit": "1/s",
-                    "value": round(statistics.median(rates)),
-                    "runs": RUNS,
-                    "machine": platform.platform(),
-                }
-            )
-        )
+        figures.tell(f"placements, {count} workers", "1/s", statistics.median(rates), runs=RUNS)
+    figures.table()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from oakestra.model.service import ConstraintKind, Resources
 from oakestra.scheduling.request import ClusterCandidate, Pool, Request, WorkerCandidate
 
 WorkerFilter = Callable[[Request, WorkerCandidate], str]
+WorkerApplies = Callable[[Request], bool]
 ClusterFilter = Callable[[Request, ClusterCandidate], str]
 
 _KINDS = (
@@ -86,17 +87,24 @@ def room(request: Request, candidate: WorkerCandidate) -> str:
     return f"runs its maximum of {candidate.capacity.instances_max} instances"
 
 
-WORKER_FILTERS: tuple[WorkerFilter, ...] = (
-    usable,
-    node,
-    runtime,
-    architecture,
-    resources,
-    ports,
-    csi_drivers,
-    addons,
-    room,
+_ALWAYS: WorkerApplies = bool  # a request is always true
+WORKER_FILTERS: tuple[tuple[WorkerFilter, WorkerApplies], ...] = (
+    (usable, _ALWAYS),
+    (node, lambda request: bool(request.constraints)),
+    (runtime, _ALWAYS),
+    (architecture, lambda request: bool(request.architectures)),
+    (resources, _ALWAYS),
+    (ports, lambda request: bool(request.ports)),
+    (csi_drivers, lambda request: bool(request.csi_drivers)),
+    (addons, lambda request: bool(request.constraints)),
+    (room, _ALWAYS),
 )
+"""Every rule, and when it has anything to say; the order is that in which reasons are given."""
+
+
+def worker_filters(request: Request) -> tuple[WorkerFilter, ...]:
+    """Return the rules that may refuse a worker this request."""
+    return tuple(rule for rule, applies in WORKER_FILTERS if applies(request))
 
 
 def connected(request: Request, candidate: ClusterCandidate) -> str:
@@ -152,6 +160,14 @@ CLUSTER_FILTERS: tuple[ClusterFilter, ...] = (connected, allowed_cluster, pools,
 
 def shortage(needed: Resources, free: Resources) -> str:
     """Say what of `needed` is more than `free`; nothing if it fits. What is not asked for is never short."""
+    if (
+        needed.memory_mib <= free.memory_mib
+        and needed.vcpus <= free.vcpus
+        and needed.vgpus <= free.vgpus
+        and needed.vtpus <= free.vtpus
+        and needed.storage_mib <= free.storage_mib
+    ):
+        return ""  # nearly always: no need to look closer
     for field, name, unit in _KINDS:
         wanted, there = getattr(needed, field), getattr(free, field)
         if wanted > 0 and wanted > there:

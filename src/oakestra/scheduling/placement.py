@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from oakestra.scheduling.filters import CLUSTER_FILTERS, WORKER_FILTERS
+from oakestra.scheduling.filters import CLUSTER_FILTERS, worker_filters
 from oakestra.scheduling.request import ClusterCandidate, Request, WorkerCandidate
 from oakestra.scheduling.scores import cluster_score, worker_score
 
-FULL_SCAN_MAX = 2000
+FULL_SCAN_MAX = 500
 """Up to so many candidates all are looked at; beyond, the search stops at `FEASIBLE_MAX` that would do."""
-FEASIBLE_MAX = 100
+FEASIBLE_MAX = 50
 VERDICTS_MAX = 32
 """A decision keeps what was thought of so many candidates; the sentence counts all of them."""
 
@@ -59,7 +59,7 @@ def choose_worker(
     request: Request, candidates: Sequence[WorkerCandidate], *, start: int = 0
 ) -> Choice | NoChoice:
     """Return the best worker for the request; `start` rotates where a bounded search begins."""
-    return _choose(request, candidates, WORKER_FILTERS, worker_score, what="worker", start=start)
+    return _choose(request, candidates, worker_filters(request), worker_score, what="worker", start=start)
 
 
 def choose_cluster(request: Request, candidates: Sequence[ClusterCandidate]) -> Choice | NoChoice:
@@ -76,26 +76,27 @@ def _choose(
     what: str,
     start: int,
 ) -> Choice | NoChoice:
-    best: tuple[float, str] | None = None
+    best_points = 0.0
     chosen: C | None = None
     feasible = 0
     refusals: Counter[str] = Counter()
     verdicts: list[CandidateVerdict] = []
-    bounded = len(candidates) > FULL_SCAN_MAX
+    feasible_max = FEASIBLE_MAX if len(candidates) > FULL_SCAN_MAX else len(candidates)
     for offset in range(len(candidates)):
         candidate = candidates[(start + offset) % len(candidates)]
-        refusal = next((why for rule in filters if (why := rule(request, candidate))), "")
+        refusal = _refusal(request, candidate, filters)
         points = 0.0
         if refusal:
             refusals[refusal] += 1
         else:
             feasible += 1
             points = score(request, candidate)
-            if best is None or (points, _reversed(candidate.id)) > best:
-                best, chosen = (points, _reversed(candidate.id)), candidate
+            # the smallest id wins a tie, whatever order the candidates come in
+            if chosen is None or points > best_points or (points == best_points and candidate.id < chosen.id):
+                best_points, chosen = points, candidate
         if len(verdicts) < VERDICTS_MAX:
             verdicts.append(CandidateVerdict(name=candidate.name, refusal=refusal, score=round(points, 3)))
-        if bounded and feasible >= FEASIBLE_MAX:
+        if feasible >= feasible_max:
             break
     if chosen is None:
         return NoChoice(reason=_why_nobody(refusals, what), verdicts=tuple(verdicts))
@@ -103,9 +104,12 @@ def _choose(
     return Choice(id=chosen.id, name=chosen.name, reason=reason, verdicts=tuple(verdicts))
 
 
-def _reversed(id: str) -> str:
-    """Make the smallest id win a tie, whatever order the candidates come in."""
-    return "".join(chr(0x10FFFF - ord(character)) for character in id)
+def _refusal(request: Request, candidate: C, filters: Sequence[Callable[[Request, C], str]]) -> str:
+    for rule in filters:
+        why = rule(request, candidate)
+        if why:
+            return why
+    return ""
 
 
 def _why_nobody(refusals: Counter[str], what: str) -> str:

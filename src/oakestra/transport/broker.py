@@ -34,6 +34,7 @@ STEADY_S = 60.0
 """A broker that ran for so long was a good one; the log is looked at as often."""
 LOG_BYTES_MAX = 4 << 20
 
+_RECORD = "mosquitto.json"
 _LISTENER = """\
 # Written by the Oakestra cluster that this broker serves; changes are overwritten.
 listener {port} {listen}
@@ -77,7 +78,7 @@ class Broker:
     ) -> None:
         self._directory = directory.absolute()
         self._configuration = self._directory / "mosquitto.conf"
-        self._record = self._directory / "mosquitto.json"
+        self._record = self._directory / _RECORD
         self._log = self._directory / "mosquitto.log"
         self._listen = listen
         self._port = port
@@ -223,7 +224,7 @@ class Broker:
 
     def _running(self) -> BrokerProcess | None:
         """Return the broker that runs on this directory, whoever started it."""
-        recorded = self._recorded()
+        recorded = recorded_broker(self._directory)
         for pid in processes.find_by_argument(str(self._configuration)):
             if processes.arguments(pid)[1:] != ("-c", str(self._configuration)):
                 continue
@@ -234,16 +235,18 @@ class Broker:
                 return BrokerProcess(pid=pid, started=started)
         return None
 
-    def _recorded(self) -> BrokerProcess | None:
-        try:
-            return msgspec.json.decode(self._record.read_bytes(), type=BrokerProcess)
-        except (OSError, msgspec.DecodeError):
-            return None
-
     async def _until_dead(self, process: BrokerProcess) -> None:
         """Return when the process has ended; meanwhile keep its log small."""
         while not await processes.gone_within(process.pid, process.started, STEADY_S):
             logs.keep_small(self._log, bytes_max=LOG_BYTES_MAX)
+
+
+def recorded_broker(directory: Path) -> BrokerProcess | None:
+    """Return the broker that was last started on this directory, whether it lives or not."""
+    try:
+        return msgspec.json.decode((directory / _RECORD).read_bytes(), type=BrokerProcess)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _owner() -> pwd.struct_passwd | None:
