@@ -43,8 +43,11 @@ COMMANDS = {
     "explain": Command("tell why an instance is where it is, or nowhere", "oakestra.cli.explain"),
     "completion": Command("print a script that completes commands in your shell", "oakestra.cli.grammar.completion"),
     "version": Command("tell the version of this command and of root", "oakestra.cli.version"),
+    "complete": Command(
+        "print what may come next (asked by shells)", "oakestra.cli.grammar.completion", hidden=True
+    ),
     "supervise": Command(
-        "keep an installation's tiers running (started by `oak up`)", "oakestra.cli.installation", hidden=True
+        "keep an installation's tiers running (started by `oak up`)", "oakestra.cli.supervise", hidden=True
     ),
 }  # fmt: skip
 
@@ -107,9 +110,9 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            what = action.metavar or action.dest
-            self.error(
-                f"{value!r} is no {str(what).lower()} of `{self.prog}`{_closest(value, action.choices)}"
+            what = str(action.metavar or action.dest).lower()
+            raise Invalid(
+                f"{value!r} is no {what} of `{self.prog}`; {_closest(value, action.choices)}`{self.prog} --help` lists them"
             )
 
     def _ask_for_more(self, args: argparse.Namespace) -> int:
@@ -119,10 +122,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def _closest(word: str, words: Iterable[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for it
+    from difflib import get_close_matches  # only mistakes pay for it
 
     close = get_close_matches(word, list(words), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _sentence(summary: str) -> str:

@@ -52,7 +52,7 @@ def build(parser: argparse.ArgumentParser) -> None:
         )
     if command == "status":
         parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    parser.set_defaults(run={"up": up, "down": down, "status": status, "supervise": supervise}[command])
+    parser.set_defaults(run={"up": up, "down": down, "status": status}[command])
 
 
 # --- up --------------------------------------------------------------------------------------------------------
@@ -103,11 +103,11 @@ def _start(home: Installation, flags: Mapping[str, dict[str, Any]], *, only: str
     home.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home.state / "tiers.json").write_text(json.dumps(flags, indent=2) + "\n")
     programs = [_program(home, tier, flags[tier]) for tier in TIERS if tier in flags]
-    supervisor.write_programs(_programs(home), programs)
-    _have_supervisor(home)
+    supervisor.write_programs(supervisor.programs_file(home), programs)
+    have_supervisor(home)
     for tier in TIERS:
         if tier in flags and only in ("", tier):
-            _until_well(readiness.check(tier, flags[tier]), home)
+            until_well(readiness.check(tier, flags[tier]), home)
 
 
 def _flags_of(home: Installation) -> dict[str, dict[str, Any]]:
@@ -124,15 +124,11 @@ def _program(home: Installation, tier: str, values: Mapping[str, Any]) -> Progra
         command=(sys.executable, "-m", "oakestra", *tiers.command_words(tier, values)),
         log=str(home.logs / f"{tier}.log"),
         environment=tuple(sorted(kept.items())),
-        revision=_code_digest(),
+        revision=code_digest(),
     )
 
 
-def _programs(home: Installation) -> Path:
-    return home.state / "programs.json"
-
-
-def _code_digest() -> str:
+def code_digest() -> str:
     """Return a digest of our own code: what was changed must be restarted to take effect."""
     package = Path(__file__).parents[1]
     digest = hashlib.blake2b(digest_size=8)
@@ -141,7 +137,8 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _have_supervisor(home: Installation) -> None:
+def have_supervisor(home: Installation) -> None:
+    """Start the installation's supervisor; have one that runs read again what should run."""
     running = supervisor.supervisor_of(home.runtime)
     if running is not None:
         processes.kill(running.pid, signal.SIGHUP)
@@ -155,20 +152,17 @@ def _have_supervisor(home: Installation) -> None:
             stderr=log,
             start_new_session=True,
         )
+    while supervisor.supervisor_of(home.runtime) is None:
+        if child.poll() is not None:
+            raise Unavailable(
+                f"the supervisor ended at once; its log ends with:\n{_tail(home.logs / 'supervisor.log')}"
+            )
+        time.sleep(LOOK_EVERY_S)
     child.returncode = 0  # it outlives us
 
 
-def supervise(args: argparse.Namespace) -> int:
-    """Keep the tiers running until SIGTERM."""
-    from oakestra.control import logs
-
-    logs.configure()
-    home = Installation(args.installation)
-    supervisor.Supervisor(_programs(home), home.runtime).run()
-    return DONE
-
-
-def _until_well(check: Check, home: Installation) -> None:
+def until_well(check: Check, home: Installation) -> None:
+    """Return when a tier is well, and say so. Raises `Unavailable` with the end of its log if it does not become so."""
     begun_s = time.monotonic()
     said = ""
     while (trouble := check.trouble()) and time.monotonic() - begun_s < READY_WITHIN_S:

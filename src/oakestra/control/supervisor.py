@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from oakestra.control import logs, processes
+from oakestra.control.installation import Installation
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.scheduling.backoff import delay_s
 
@@ -123,6 +124,11 @@ def write_programs(path: Path, programs: Sequence[Program]) -> None:
     with os.fdopen(descriptor, "w") as file:
         json.dump([asdict(program) for program in programs], file)
     draft.replace(path)
+
+
+def programs_file(home: Installation) -> Path:
+    """Return the file that says what should run in an installation."""
+    return home.state / "programs.json"
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from random import Random
 
 import msgspec
 
-from oakestra.control import logs, processes
+from oakestra.control import endings, logs, processes
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.transport import tcp
 
@@ -237,7 +237,7 @@ class Broker:
 
     async def _until_dead(self, process: BrokerProcess) -> None:
         """Return when the process has ended; meanwhile keep its log small."""
-        while not await processes.gone_within(process.pid, process.started, STEADY_S):
+        while not await endings.gone_within(process.pid, process.started, STEADY_S):
             logs.keep_small(self._log, bytes_max=LOG_BYTES_MAX)
 
 
@@ -275,7 +275,7 @@ async def _end(process: BrokerProcess) -> None:
         if not _alive(process):
             break
         processes.kill(process.pid, order)
-        if await processes.gone_within(process.pid, process.started, STOPPED_WITHIN_S):
+        if await endings.gone_within(process.pid, process.started, STOPPED_WITHIN_S):
             break
 
 

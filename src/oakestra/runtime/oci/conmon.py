@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from oakestra.control import processes
+from oakestra.control import endings, processes
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.runtime.oci.failures import explain_runc
 from oakestra.runtime.oci.record import Layout
@@ -131,7 +131,7 @@ async def _reap(parent: subprocess.Popen[bytes]) -> None:
     """Wait for the process that starts the daemon and ends."""
     fd = os.pidfd_open(parent.pid)
     try:
-        await processes.until_gone(fd)
+        await endings.until_gone(fd)
     finally:
         os.close(fd)
     parent.wait()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from oakestra.control import processes
+from oakestra.control import endings, processes
 from oakestra.control.clock import Clock
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
@@ -160,7 +160,7 @@ class OciRuntime:
                 raise Unavailable(f"container {number} is not there or only half; it will be made anew")
             if seen.state is not ContainerState.CREATED:
                 return
-            code, text = await processes.run(
+            code, text = await endings.run(
                 [self._runc, "--root", str(self._layout.runc), "start", self._layout.id(number)]
             )
             seen = self._look(number)
