@@ -65,6 +65,14 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """A JSON schema under the name it has in the OpenAPI document, for what is no type of ours."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One method of one path: what answers it, and what the OpenAPI document says about it.
 
@@ -78,14 +86,18 @@ class Endpoint:
     summary: str
     details: str = ""
     secured: bool = True
+    status: int = HTTPStatus.OK
+    """What it answers when all is well; some only ever refuse."""
     body: Any = None
-    """Type of the JSON body; None: there is none."""
+    """Type or `Schema` of the JSON body; None: it is not looked at."""
     reply: Any = None
     """Type of the answer; None: JSON of any kind."""
+    doubled: bool = False
+    """The answer is a JSON string that holds the JSON of `reply`."""
     media: str = "application/json"
+    integers: tuple[str, ...] = ()
+    """Parameters in the path that are whole numbers."""
     query: tuple[Query, ...] = ()
-    hidden: bool = False
-    """Left out of the OpenAPI document: files of a page."""
 
 
 def application(endpoints: Sequence[Endpoint]) -> ASGIApp:

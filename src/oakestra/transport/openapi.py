@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from oakestra.transport.http_server import Endpoint
+from oakestra.transport.http_server import Endpoint, Schema
 
 _OPENAPI = "3.0.2"
 _BEARER = "bearerAuth"
+_COMPONENTS = "#/components/schemas/"
 _JSON_KINDS: dict[type, str] = {str: "string", int: "integer", bool: "boolean"}
 _REFUSED = "Refused; `message` says why and what to do."
 
@@ -21,25 +22,32 @@ def openapi_document(
     endpoints: Sequence[Endpoint], *, title: str, version: str, error: type
 ) -> dict[str, Any]:
     """Return the document; `error` is the type of every error's body."""
-    shown = [endpoint for endpoint in endpoints if not endpoint.hidden]
-    kinds = [kind for endpoint in shown for kind in (endpoint.body, endpoint.reply) if kind is not None]
+    named = {body.name: body.schema for body in (endpoint.body for endpoint in endpoints) if _named(body)}
+    kinds = [
+        kind
+        for endpoint in endpoints
+        for kind in (endpoint.body, endpoint.reply)
+        if kind is not None and not _named(kind)
+    ]
     schemas, components = msgspec.json.schema_components(
-        [*kinds, error], ref_template="#/components/schemas/{name}"
+        [*kinds, error], ref_template=f"{_COMPONENTS}{{name}}"
     )
     remaining = iter(schemas)
     paths: dict[str, dict[str, Any]] = {}
-    for endpoint in shown:
-        body = next(remaining) if endpoint.body is not None else None
+    for endpoint in endpoints:
+        body = {"$ref": f"{_COMPONENTS}{endpoint.body.name}"} if _named(endpoint.body) else None
+        if endpoint.body is not None and body is None:
+            body = next(remaining)
         reply = next(remaining) if endpoint.reply is not None else {}
         operation = _operation(endpoint, body=body, reply=reply, error=schemas[-1])
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     document = {
         "openapi": _OPENAPI,
         "info": {"title": title, "version": version},
-        "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.tag for endpoint in shown)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.tag for endpoint in endpoints)],
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": {**components, **named},
             "securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
@@ -47,29 +55,33 @@ def openapi_document(
     return converted
 
 
+def _named(kind: Any) -> bool:
+    return isinstance(kind, Schema)
+
+
 def _operation(
     endpoint: Endpoint, *, body: dict[str, Any] | None, reply: dict[str, Any], error: dict[str, Any]
 ) -> dict[str, Any]:
+    refusal = {"description": _REFUSED, "content": {"application/json": {"schema": error}}}
     operation: dict[str, Any] = {
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
         "operationId": _operation_id(endpoint),
-        "responses": {
-            str(int(HTTPStatus.OK)): {
-                "description": "Done.",
-                "content": {
-                    endpoint.media: {
-                        "schema": reply if endpoint.media.endswith("json") else {"type": "string"}
-                    }
-                },
-            },
-            "default": {"description": _REFUSED, "content": {"application/json": {"schema": error}}},
-        },
+        "responses": {"default": refusal},
     }
+    if endpoint.status < HTTPStatus.BAD_REQUEST:
+        content = {endpoint.media: {"schema": _answer(endpoint, reply)}}
+        operation["responses"] = {
+            str(int(endpoint.status)): {"description": "Done.", "content": content},
+            "default": refusal,
+        }
     if endpoint.details:
         operation["description"] = endpoint.details
     parameters = [
-        *(_parameter(name, "path") for name in re.findall(r"\{(\w+)\}", endpoint.path)),
+        *(
+            _parameter(name, "path", kind=int if name in endpoint.integers else str)
+            for name in re.findall(r"\{(\w+)\}", endpoint.path)
+        ),
         *(_parameter(query.name, "query", about=query.about, kind=query.kind) for query in endpoint.query),
     ]
     if parameters:
@@ -79,6 +91,15 @@ def _operation(
     if endpoint.secured:
         operation["security"] = [{_BEARER: []}]
     return operation
+
+
+def _answer(endpoint: Endpoint, reply: dict[str, Any]) -> dict[str, Any]:
+    if not endpoint.media.endswith("json"):
+        return {"type": "string"}
+    if endpoint.doubled:
+        # OpenAPI 3.0 cannot say what a string holds; these are the names that newer schemas have for it
+        return {"type": "string", "x-contentMediaType": "application/json", "x-contentSchema": reply}
+    return reply
 
 
 def _operation_id(endpoint: Endpoint) -> str:

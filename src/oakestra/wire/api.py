@@ -153,3 +153,10 @@ class Error:
     code: int
     status: str
     message: str
+    """What happened, what it means, what to do next."""
+    msg: str = ""
+    """The same, where clients of the original look for it."""
+    reason: str = ""
+    """What is wrong with the token, where the original's `message` does not say."""
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    """What is wrong with the body, by its kind; there if it is not even JSON."""

@@ -26,6 +26,7 @@ from oakestra.wire.checks import (
     Mistakes,
     both,
     bounded,
+    described,
     each,
     fields,
     flag,
@@ -33,6 +34,7 @@ from oakestra.wire.checks import (
     number,
     one_of,
     said,
+    schema_of,
     text,
     whole,
 )
@@ -317,9 +319,16 @@ _APPLICATION = fields(
 )
 
 _SLA = fields(
-    {"sla_version": text, "customerID": text, "args": _TEXTS, "applications": each(_APPLICATION)},
+    {
+        "sla_version": one_of([VERSION]),
+        "customerID": described(text, "Kept, and not looked at."),
+        "args": _TEXTS,
+        "applications": each(_APPLICATION),
+    },
     required=("sla_version", "customerID", "applications"),
 )
+SLA_SCHEMA = schema_of(_SLA)
+"""What an SLA may be, as a JSON schema; it lets through whatever `parse_sla` accepts, and a little more."""
 
 
 def _check_version(document: object, mistakes: Mistakes) -> None:

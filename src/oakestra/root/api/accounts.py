@@ -10,13 +10,14 @@ from starlette.responses import Response
 
 from oakestra.model.errors import Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from oakestra.model.ids import UserId
+from oakestra.root.api.answers import DOUBLED, Message, doubled_response
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.views import Views
 from oakestra.root.state import Member
 from oakestra.root.users.access import NOT_ALLOWED, Principal
 from oakestra.root.users.accounts import Accounts, UserChange
 from oakestra.transport.http_server import Endpoint, decode_json, json_response, read_body, read_json
-from oakestra.wire.rest import doubled
+from oakestra.wire.documents import OrganizationDocument, UserDocument
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,22 @@ class PasswordChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetRequest:
+    """Who forgot his password, and where the page is that the link is to lead to."""
+
+    username: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """What the link said, and the new password."""
+
+    token: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationMember:
     """A member of an organization."""
 
@@ -96,6 +113,11 @@ class Roles:
     roles: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nothing:
+    """An empty object."""
+
+
 class AccountsApi:
     """Answers what has to do with who somebody is."""
 
@@ -118,6 +140,7 @@ class AccountsApi:
                 method="POST", path="/api/auth/register",
                 answer=self._gate.applications(self.register), tag="Login",
                 summary="Create a user in the organization of who asks", body=Registration,
+                reply=UserDocument,
             ),
             Endpoint(
                 method="POST", path="/api/auth/refresh", answer=self.refresh, tag="Login",
@@ -125,7 +148,7 @@ class AccountsApi:
             ),
             Endpoint(
                 method="POST", path="/api/v1/logout", answer=self._gate.own(self.logout), tag="Login",
-                summary="Revoke every token of who asks",
+                summary="Revoke every token of who asks", reply=Message,
             ),
             Endpoint(
                 method="GET", path="/api/permission/{username}",
@@ -139,36 +162,38 @@ class AccountsApi:
         return [
             Endpoint(
                 method="GET", path="/api/users/", answer=self._gate.services(self.users, admin=True),
-                tag=many, summary="List all users",
+                tag=many, summary="List all users", reply=list[UserDocument],
             ),
             Endpoint(
                 method="GET", path="/api/users/{organization_id}", answer=self._gate.services(self.members),
-                tag=many, summary="List an organization's users",
+                tag=many, summary="List an organization's users", reply=list[UserDocument],
             ),
             Endpoint(
                 method="GET", path="/api/user/{username}", answer=self._gate.services(self.user),
-                tag=one, summary="Show a user",
+                tag=one, summary="Show a user", reply=UserDocument,
             ),
             Endpoint(
                 method="PUT", path="/api/user/{username}", answer=self._gate.services(self.update_user),
-                tag=one, summary="Change a user", body=UserPatch,
+                tag=one, summary="Change a user", body=UserPatch, reply=str,
             ),
             Endpoint(
                 method="DELETE", path="/api/user/{username}", answer=self._gate.services(self.delete_user),
-                tag=one, summary="Delete a user",
+                tag=one, summary="Delete a user", details="The answer lists who is left.",
+                reply=list[UserDocument],
             ),
             Endpoint(
                 method="POST", path="/api/user/{username}", answer=self._gate.services(self.change_password),
-                tag=one, summary="Change one's own password", body=PasswordChange,
+                tag=one, summary="Change one's own password", body=PasswordChange, reply=Nothing,
             ),
             Endpoint(
                 method="POST", path="/api/user/", answer=self.request_reset, tag=one,
-                summary="Ask for a link to set a new password", secured=False,
-                details="Not available: this root sends no mail.",
+                summary="Ask for a link to set a new password", secured=False, body=ResetRequest,
+                status=HTTPStatus.SERVICE_UNAVAILABLE, details="Not available: this root sends no mail.",
             ),
             Endpoint(
                 method="PUT", path="/api/user/", answer=self.reset, tag=one,
-                summary="Set a new password through a link", secured=False,
+                summary="Set a new password through a link", secured=False, body=Reset,
+                status=HTTPStatus.BAD_REQUEST,
                 details="Not available: this root sends no mail, so there are no links.",
             ),
         ]  # fmt: skip
@@ -179,22 +204,24 @@ class AccountsApi:
             Endpoint(
                 method="GET", path="/api/organization/",
                 answer=self._gate.applications(self.organizations, admin=True),
-                tag=tag, summary="List organizations",
+                tag=tag, summary="List organizations", details=DOUBLED,
+                reply=list[OrganizationDocument], doubled=True,
             ),
             Endpoint(
                 method="POST", path="/api/organization/",
                 answer=self._gate.applications(self.create_organization, admin=True),
                 tag=tag, summary="Create an organization", body=OrganizationPatch,
+                details=f"The answer is its id. {DOUBLED}", reply=str, doubled=True,
             ),
             Endpoint(
                 method="PUT", path="/api/organization/{organization_id}",
                 answer=self._gate.applications(self.update_organization, admin=True),
-                tag=tag, summary="Change an organization", body=OrganizationPatch,
+                tag=tag, summary="Change an organization", body=OrganizationPatch, reply=Message,
             ),
             Endpoint(
                 method="DELETE", path="/api/organization/{organization_id}",
                 answer=self._gate.applications(self.delete_organization, admin=True),
-                tag=tag, summary="Delete an organization",
+                tag=tag, summary="Delete an organization", reply=Message,
             ),
         ]  # fmt: skip
 
@@ -222,7 +249,7 @@ class AccountsApi:
         """Revoke all tokens of the asker."""
         del request
         await self._accounts.logout(asker)
-        return json_response({"message": "ok"})
+        return json_response(Message(message="ok"))
 
     async def register(self, asker: Principal, request: Request) -> Response:
         """Create a user."""
@@ -284,16 +311,16 @@ class AccountsApi:
         wanted: PasswordChange = await read_json(request, PasswordChange)
         name = request.path_params["username"]
         await self._accounts.change_password(asker, name, old=wanted.oldPassword, new=wanted.newPassword)
-        return json_response({})
+        return json_response(Nothing())
 
     async def request_reset(self, request: Request) -> Response:
         """Say what to do instead of a mail."""
-        del request
+        await read_json(request, ResetRequest)
         raise Unavailable("this root sends no mail; ask an administrator to set a new password for you")
 
     async def reset(self, request: Request) -> Response:
         """Refuse: without mail there are no links."""
-        del request
+        await read_json(request, Reset)
         raise Invalid("Link invalid! Please request a new one!")
 
     # --- organizations -----------------------------------------------------------------------------------------
@@ -302,32 +329,28 @@ class AccountsApi:
         """List organizations."""
         del request
         found = self._accounts.organizations(asker)
-        return _doubled([self._views.organization(record) for record in found])
+        return doubled_response([self._views.organization(record) for record in found])
 
     async def create_organization(self, asker: Principal, request: Request) -> Response:
         """Create an organization; answer its id."""
         wanted: OrganizationPatch = await read_json(request, OrganizationPatch)
         record = await self._accounts.create_organization(asker, wanted.name or "", _members(wanted) or ())
-        return _doubled(record.id)
+        return doubled_response(record.id)
 
     async def update_organization(self, asker: Principal, request: Request) -> Response:
         """Change an organization."""
         wanted: OrganizationPatch = await read_json(request, OrganizationPatch)
         id = request.path_params["organization_id"]
         await self._accounts.update_organization(asker, id, name=wanted.name, members=_members(wanted))
-        return json_response({"message": "Organization is updated"})
+        return json_response(Message(message="Organization is updated"))
 
     async def delete_organization(self, asker: Principal, request: Request) -> Response:
         """Delete an organization."""
         await self._accounts.delete_organization(asker, request.path_params["organization_id"])
-        return json_response({"message": "Organization deleted"})
+        return json_response(Message(message="Organization deleted"))
 
 
 def _members(wanted: OrganizationPatch) -> tuple[Member, ...] | None:
     if wanted.member is None:
         return None
     return tuple(Member(user=UserId(member.user_id), roles=member.roles) for member in wanted.member)
-
-
-def _doubled(value: object) -> Response:
-    return Response(doubled(value), status_code=HTTPStatus.OK, media_type="application/json")

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from oakestra.model.errors import Invalid, NotFound, Unauthenticated
 from oakestra.model.ids import UserId
+from oakestra.root.api.answers import DOUBLED, Message, doubled_response
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
@@ -17,6 +18,7 @@ from oakestra.root.users.access import Principal
 from oakestra.transport.http_server import (
     Endpoint,
     Refusal,
+    Schema,
     decode_json,
     error_body,
     json_response,
@@ -24,11 +26,10 @@ from oakestra.transport.http_server import (
     read_json,
     status_of,
 )
-from oakestra.wire.rest import doubled
-from oakestra.wire.sla import SlaInvalid, parse_sla
+from oakestra.wire.documents import ApplicationDocument, ServiceDocument
+from oakestra.wire.sla import SLA_SCHEMA, SlaInvalid, parse_sla
 
-_SLA = "The body is an SLA document, version v2.0. The answer is a JSON string that holds JSON."
-_DOUBLED = "The answer is a JSON string that holds JSON."
+_SLA = Schema(name="Sla", schema=SLA_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +42,30 @@ class ApplicationPatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A word about what was done."""
+class DeployedService:
+    """A service that was created."""
 
+    service_name: str
+    status: int = HTTPStatus.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedService:
+    """A service that was not created, and why."""
+
+    service_name: str
     message: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicesReply:
+    """What became of the services of an SLA."""
+
+    job_id: str
+    """Id of the last service created; empty: none was."""
+    deployed_services: list[DeployedService]
+    failed_services: list[FailedService]
 
 
 class ApplicationsApi:
@@ -65,19 +86,23 @@ class ApplicationsApi:
         return [
             Endpoint(
                 method="GET", path="/api/applications/", answer=gate(self.all_applications, admin=True),
-                tag=many, summary="List everybody's applications", details=_DOUBLED,
+                tag=many, summary="List everybody's applications", details=DOUBLED,
+                reply=list[ApplicationDocument], doubled=True,
             ),
             Endpoint(
                 method="GET", path="/api/applications/{user_id}", answer=gate(self.applications_of),
-                tag=many, summary="List a user's applications", details=_DOUBLED,
+                tag=many, summary="List a user's applications", details=DOUBLED,
+                reply=list[ApplicationDocument], doubled=True,
             ),
             Endpoint(
                 method="POST", path="/api/application/", answer=gate(self.create_applications),
-                tag=one, summary="Create the applications of an SLA", details=_SLA, body=dict,
+                tag=one, summary="Create the applications of an SLA", body=_SLA,
+                details=f"The answer lists all applications of who asks. {DOUBLED}",
+                reply=list[ApplicationDocument], doubled=True,
             ),
             Endpoint(
                 method="GET", path="/api/application/{application_id}", answer=gate(self.application),
-                tag=one, summary="Show an application",
+                tag=one, summary="Show an application", reply=ApplicationDocument,
             ),
             Endpoint(
                 method="PUT", path="/api/application/{application_id}", answer=gate(self.update_application),
@@ -96,24 +121,28 @@ class ApplicationsApi:
         return [
             Endpoint(
                 method="GET", path="/api/services/", answer=gate(self.all_services, admin=True),
-                tag=many, summary="List everybody's services", details=_DOUBLED,
+                tag=many, summary="List everybody's services", details=DOUBLED,
+                reply=list[ServiceDocument], doubled=True,
             ),
             Endpoint(
                 method="GET", path="/api/services/{application_id}", answer=gate(self.services_of),
-                tag=many, summary="List an application's services", details=_DOUBLED,
+                tag=many, summary="List an application's services", details=DOUBLED,
+                reply=list[ServiceDocument], doubled=True,
             ),
             Endpoint(
                 method="POST", path="/api/service/", answer=gate(self.create_services), tag=one,
-                summary="Add services to an application", body=dict,
-                details="The body is an SLA document whose first application has an `applicationID`.",
+                summary="Add services to an application", body=_SLA, reply=ServicesReply,
+                details="The first application of the SLA has an `applicationID`; others are not looked at.",
             ),
             Endpoint(
                 method="GET", path="/api/service/{service_id}", answer=gate(self.service),
-                tag=one, summary="Show a service with its instances", details=_DOUBLED,
+                tag=one, summary="Show a service with its instances", details=DOUBLED,
+                reply=ServiceDocument, doubled=True,
             ),
             Endpoint(
                 method="PUT", path="/api/service/{service_id}", answer=gate(self.update_service),
-                tag=one, summary="Change a service", details="Not available; delete and create it again.",
+                tag=one, summary="Change a service", status=HTTPStatus.NOT_IMPLEMENTED,
+                details="Not available; delete and create it again.",
             ),
             Endpoint(
                 method="DELETE", path="/api/service/{service_id}", answer=gate(self.delete_service),
@@ -131,7 +160,7 @@ class ApplicationsApi:
             Endpoint(
                 method="DELETE", path="/api/service/{service_id}/instance/{number}",
                 answer=gate(self.undeploy), tag="Deployment", summary="Remove an instance; -1: all",
-                reply=Message,
+                reply=Message, integers=("number",),
             ),
         ]  # fmt: skip
 
@@ -140,7 +169,9 @@ class ApplicationsApi:
     async def all_applications(self, asker: Principal, request: Request) -> Response:
         """List everything."""
         del request
-        return _doubled([self._views.application(record) for record in self._operations.applications(asker)])
+        return doubled_response(
+            [self._views.application(record) for record in self._operations.applications(asker)]
+        )
 
     async def applications_of(self, asker: Principal, request: Request) -> Response:
         """List one's own applications; an administrator may list anybody's."""
@@ -148,7 +179,7 @@ class ApplicationsApi:
         if owner != asker.user and not asker.admin:
             raise Unauthenticated("you can list your own applications only")
         found = self._operations.applications(asker, owner=owner)
-        return _doubled([self._views.application(record) for record in found])
+        return doubled_response([self._views.application(record) for record in found])
 
     async def create_applications(self, asker: Principal, request: Request) -> Response:
         """Create applications; answer with all that the asker owns."""
@@ -160,7 +191,7 @@ class ApplicationsApi:
             raise Refusal(status, error_body(status, str(error))) from error
         await self._operations.create_applications(asker, sla)
         found = self._operations.applications(asker, owner=asker.user)
-        return _doubled([self._views.application(record) for record in found])
+        return doubled_response([self._views.application(record) for record in found])
 
     async def application(self, asker: Principal, request: Request) -> Response:
         """Show an application."""
@@ -189,39 +220,45 @@ class ApplicationsApi:
     async def all_services(self, asker: Principal, request: Request) -> Response:
         """List everything."""
         del request
-        return _doubled(self._views.services(self._operations.services(asker)))
+        return doubled_response(self._views.services(self._operations.services(asker)))
 
     async def services_of(self, asker: Principal, request: Request) -> Response:
         """List an application's services."""
         application = self._operations.application(asker, request.path_params["application_id"])
-        return _doubled(self._views.services(self._operations.services_of(application)))
+        return doubled_response(self._views.services(self._operations.services_of(application)))
 
     async def create_services(self, asker: Principal, request: Request) -> Response:
         """Add services; each that could not be created is named with the reason."""
         body = decode_json(await read_body(request))
         if not body:
             raise NotFound("the body is empty; send an SLA document")
-        added = await self._operations.create_services(asker, parse_sla(body))
+        sla = parse_sla(body)
+        try:
+            added = await self._operations.create_services(asker, sla)
+        except NotFound as error:
+            raise Invalid(
+                str(error)
+            ) from error  # the original has one answer to all that is wrong with an SLA
         names = [_short_name(service.spec.name) for service in added.created]
         return json_response(
-            {
-                "job_id": added.created[-1].spec.id if added.created else "",
-                "deployed_services": [{"service_name": name, "status": HTTPStatus.OK} for name in names],
-                "failed_services": [
-                    {
-                        "service_name": refused.name,
-                        "message": str(refused.error),
-                        "status": status_of(refused.error),
-                    }
+            ServicesReply(
+                job_id=added.created[-1].spec.id if added.created else "",
+                deployed_services=[DeployedService(service_name=name) for name in names],
+                failed_services=[
+                    FailedService(
+                        service_name=refused.name,
+                        message=str(refused.error),
+                        status=status_of(refused.error),
+                    )
                     for refused in added.refused
                 ],
-            }
+            )
         )
 
     async def service(self, asker: Principal, request: Request) -> Response:
         """Show a service."""
         record = self._operations.service(asker, request.path_params["service_id"])
-        return _doubled(self._views.service(record))
+        return doubled_response(self._views.service(record))
 
     async def update_service(self, asker: Principal, request: Request) -> Response:
         """Refuse, as the original does."""
@@ -259,7 +296,3 @@ def whole_number(text: str, what: str) -> int:
 
 def _short_name(name: str) -> str:
     return name.split(".")[2]
-
-
-def _doubled(value: object) -> Response:
-    return Response(doubled(value), media_type="application/json")

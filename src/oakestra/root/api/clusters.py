@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,6 +12,7 @@ from oakestra.root.api.gate import Gate
 from oakestra.root.api.views import Views
 from oakestra.root.users.access import Principal
 from oakestra.transport.http_server import Answer, Endpoint, json_response
+from oakestra.wire.documents import ClusterDocument
 
 _OFF = "Switched off: the original has no way to tell who calls here."
 
@@ -28,18 +31,22 @@ class ClustersApi:
             Endpoint(
                 method="GET", path="/api/clusters/", answer=self._listing(active_only=False),
                 tag="Clusters", summary="List clusters", secured=not self._public,
+                reply=list[ClusterDocument],
             ),
             Endpoint(
                 method="GET", path="/api/clusters/active", answer=self._listing(active_only=True),
                 tag="Clusters", summary="List clusters heard of lately", secured=not self._public,
+                reply=list[ClusterDocument],
             ),
             Endpoint(
                 method="POST", path="/api/result/deploy", answer=self.refuse, tag="Scheduling",
                 summary="Take a scheduler's result", details=_OFF, secured=False,
+                status=HTTPStatus.FORBIDDEN,
             ),
             Endpoint(
                 method="POST", path="/api/information/{cluster_id}", answer=self.refuse, tag="Clusterinfo",
                 summary="Take a cluster's report", details=_OFF, secured=False,
+                status=HTTPStatus.FORBIDDEN,
             ),
         ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from oakestra.identity.tokens import Claims, TokenExpired, TokenKind, TokenUnrea
 from oakestra.model.errors import Unauthenticated
 from oakestra.root.users.access import Principal
 from oakestra.root.users.accounts import Accounts
-from oakestra.transport.http_server import Answer, Refusal
+from oakestra.transport.http_server import Answer, Refusal, error_body
 
 Handler = Callable[[Principal, Request], Awaitable[Response]]
 """Answers a request of somebody who is logged in."""
@@ -44,8 +44,8 @@ class Gate:
             try:
                 asker = self._accounts.principal(self._claims(request, TokenKind.ACCESS))
             except Unauthenticated as error:
-                message = "Missing authentication token"
-                raise Refusal(HTTPStatus.UNAUTHORIZED, {"message": message, "reason": str(error)}) from error
+                body = error_body(HTTPStatus.UNAUTHORIZED, "Missing authentication token")
+                raise Refusal(HTTPStatus.UNAUTHORIZED, {**body, "reason": str(error)}) from error
             if admin:
                 asker.must_be_admin()
             return await handler(asker, request)
@@ -99,4 +99,4 @@ class Gate:
 def _refused(error: Unauthenticated) -> Refusal:
     unreadable = isinstance(error, TokenUnreadable) and not isinstance(error, TokenExpired)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if unreadable else HTTPStatus.UNAUTHORIZED
-    return Refusal(status, {"msg": str(error), "message": str(error)})
+    return Refusal(status, {**error_body(status, str(error)), "msg": str(error)})

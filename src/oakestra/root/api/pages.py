@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,12 +43,12 @@ class Description:
         return [
             Endpoint(
                 method="GET", path="/docs/openapi.json", answer=self.document, tag="Description",
-                summary="Describe this API", secured=False,
+                summary="Describe this API", secured=False, reply=dict[str, Any],
             ),
             *(
                 Endpoint(
                     method="GET", path=f"{_PAGE}{path}", answer=_file(name, media), tag="Description",
-                    summary="Show this API", secured=False, hidden=True,
+                    summary=f"Show this API: {name}", secured=False, media=media.partition(";")[0],
                 )
                 for path, (name, media) in _FILES.items()
             ),
