@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from oakestra.model.errors import Invalid, OakestraError
 DONE, FAILED, UNPLACEABLE = 0, 1, 2
 """Exit codes: done; an error; something cannot be placed."""
 INTERRUPTED = 130
+HELP_WIDTH, HELP_WIDTH_MAX = 100, 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ COMMANDS = {
     "service": Command("deploy, scale, inspect and delete services; read logs", "oakestra.cli.service"),
     "instance": Command("list instances", "oakestra.cli.instance"),
     "explain": Command("tell why an instance is where it is, or nowhere", "oakestra.cli.explain"),
+    "lab": Command("run a whole fleet on this machine, and break it", "oakestra.cli.lab"),
     "completion": Command("print a script that completes commands in your shell", "oakestra.cli.grammar.completion"),
     "version": Command("tell the version of this command and of root", "oakestra.cli.version"),
     "complete": Command(
@@ -97,12 +100,13 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line and what would be right. Fails with 1, as 2 has a meaning of its own."""
 
     def __init__(self, **keys: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **keys})  # so that a new option breaks nobody's script
+        # without abbreviations, a new option breaks nobody's script
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _Help, **keys})
 
     def add_subparsers(self, **keys: Any) -> Any:
         """Expect one more word; without it, show what there is."""
         self.set_defaults(run=self._ask_for_more)
-        return super().add_subparsers(**{"title": "actions", **keys, "required": False})
+        return super().add_subparsers(**{"title": "actions", "prog": self.prog, **keys, "required": False})
 
     def error(self, message: str) -> NoReturn:
         """Raise `Invalid` with the message and where to read on."""
@@ -119,6 +123,21 @@ class Parser(argparse.ArgumentParser):
         del args
         self.print_help(sys.stderr)
         return FAILED
+
+
+class _Help(argparse.HelpFormatter):
+    """Asks the terminal for its width itself: the standard way imports compressors, for every option again."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_help_width(), max_help_position=28)
+
+
+@cache
+def _help_width() -> int:
+    try:
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns, HELP_WIDTH_MAX) - 2
+    except (OSError, ValueError):  # no terminal
+        return HELP_WIDTH
 
 
 def _closest(word: str, words: Iterable[str]) -> str:

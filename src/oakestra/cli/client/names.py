@@ -1,0 +1,107 @@
+"""Find what somebody means among what root lists: an id, or a name as long as it takes to be the only one. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from oakestra.cli.client import Document
+from oakestra.model.errors import Conflict, NotFound
+
+_PARTS_OF_A_SERVICE = 4
+_SUGGESTIONS = 3
+
+
+class Copy(NamedTuple):
+    """A service, and one of its instance numbers; None: all of them."""
+
+    service: Document
+    number: int | None
+
+
+def short_names(services: Sequence[Document]) -> dict[str, str]:
+    """Return by id what to call each service: `application.service`, or its full name where that means two."""
+    short = {service["id"]: _short(service["name"]) for service in services}
+    times = Counter(short.values())
+    return {
+        service["id"]: name if times[name := short[service["id"]]] == 1 else service["name"]
+        for service in services
+    }
+
+
+def application(applications: Sequence[Document], text: str) -> Document:
+    """Return the application with this id, `name` or `name.namespace`."""
+    return _only(applications, text, _application_names, what="application", listing="oak app ls")
+
+
+def service(services: Sequence[Document], text: str) -> Document:
+    """Return the service with this id, `service`, `application.service` or full name."""
+    return _only(services, text, _service_names, what="service", listing="oak service ls")
+
+
+def copy(services: Sequence[Document], text: str) -> Copy:
+    """Return the service that is meant, or with a number at the end, one of its instances."""
+    try:
+        return Copy(service(services, text), None)
+    except NotFound:
+        name, _, number = text.rpartition(".")
+        if not name or not number.isascii() or not number.isdigit():
+            raise
+    found = service(services, name)
+    if all(instance["number"] != int(number) for instance in found["instances"]):
+        raise NotFound(
+            f"{short_names(services)[found['id']]} has no instance {number}; `oak instance ls` lists them"
+        )
+    return Copy(found, int(number))
+
+
+def cluster(clusters: Sequence[Document], text: str) -> Document:
+    """Return the cluster with this id or name."""
+    return _only(clusters, text, _plain_names, what="cluster", listing="oak cluster ls")
+
+
+def _only(
+    candidates: Sequence[Document],
+    text: str,
+    names: Callable[[Document], tuple[str, ...]],
+    *,
+    what: str,
+    listing: str,
+) -> Document:
+    found = [candidate for candidate in candidates if candidate["id"] == text] or [
+        candidate for candidate in candidates if text in names(candidate)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        meant = ", ".join(f"{names(candidate)[0]} ({candidate['id']})" for candidate in found)
+        raise Conflict(f"{text!r} means more than one {what}: {meant}; name one in full, or by its id")
+    from difflib import get_close_matches  # only mistakes pay for it
+
+    known = [name for candidate in candidates for name in names(candidate)]
+    close = get_close_matches(text, known, _SUGGESTIONS)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise NotFound(f"there is no {what} {text!r}; {hint}`{listing}` lists them")
+
+
+def _application_names(document: Document) -> tuple[str, ...]:
+    return f"{document['name']}.{document['namespace']}", document["name"]
+
+
+def _service_names(document: Document) -> tuple[str, ...]:
+    full = document["name"]
+    parts = full.split(".")
+    if len(parts) != _PARTS_OF_A_SERVICE:
+        return (full,)
+    app, namespace, name, _ = parts
+    return full, f"{app}.{name}", name, f"{app}.{namespace}.{name}"
+
+
+def _plain_names(document: Document) -> tuple[str, ...]:
+    return (document["name"],)
+
+
+def _short(full: str) -> str:
+    parts = full.split(".")
+    return f"{parts[0]}.{parts[2]}" if len(parts) == _PARTS_OF_A_SERVICE else full

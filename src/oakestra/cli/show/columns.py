@@ -1,0 +1,141 @@
+"""What tables of services, instances, workers and clusters have to say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oakestra.cli.client import Document
+from oakestra.cli.client.names import short_names
+from oakestra.cli.show.cells import (
+    age,
+    condition,
+    duration,
+    mebibytes,
+    painted,
+    painted_readiness,
+    percent,
+    readiness,
+    service_condition,
+    size,
+    wanted,
+    why,
+    yes,
+)
+from oakestra.cli.show.table import Column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """An instance with the names that its service gives it."""
+
+    name: str
+    service: Document
+    instance: Document
+
+
+def copies(services: Sequence[Document], *, among: Sequence[Document] | None = None) -> list[Copy]:
+    """Return every instance of `services`; names are as short as they can be `among` all services."""
+    names = short_names(among or services)
+    return [
+        Copy(name=f"{names[service['id']]}.{instance['number']}", service=service, instance=instance)
+        for service in services
+        for instance in service["instances"]
+    ]
+
+
+def service_columns(services: Sequence[Document]) -> list[Column[Document]]:
+    """Return the columns of a table of services; names are as short as they can be among these."""
+    names = short_names(services)
+    return [
+        Column("SERVICE", lambda service: names[service["id"]]),
+        Column("STATUS", service_condition, paint=painted),
+        Column("READY", readiness, paint=painted_readiness),
+        Column("ADDRESS", lambda service: service["spec"]["addresses"]["round_robin_v4"]),
+        Column("IMAGE", lambda service: service["spec"]["image"]),
+        Column("FULL NAME", lambda service: service["name"], wide=True),
+        Column("ID", lambda service: service["id"], wide=True),
+        Column("REASON", _trouble),
+    ]
+
+
+def instance_columns(now_wall_s: float) -> list[Column[Copy]]:
+    """Return the columns of a table of instances; ages are told by root's time."""
+    return [
+        Column("INSTANCE", lambda copy: copy.name),
+        Column("STATUS", lambda copy: condition(copy.instance), paint=painted),
+        Column("READY", lambda copy: yes(copy.instance["ready"]), paint=painted),
+        Column("CLUSTER", lambda copy: copy.instance["cluster"]),
+        Column("WORKER", lambda copy: copy.instance["worker"]),
+        Column("ADDRESS", lambda copy: copy.instance["address"]["v4"]),
+        Column("RESTARTS", lambda copy: str(copy.instance["restart"])),
+        Column("AGE", lambda copy: age(copy.instance["requested_wall_s"], now_wall_s)),
+        Column("CPU", _cpu, wide=True),
+        Column("MEMORY", _memory, wide=True),
+        Column("HOST", lambda copy: copy.instance["host"], wide=True),
+        Column("OWN ADDRESS", lambda copy: copy.instance["namespace_address"]["v4"], wide=True),
+        Column("IPV6", lambda copy: copy.instance["address"]["v6"], wide=True),
+        Column("REASON", lambda copy: why(copy.instance)),
+    ]
+
+
+def heard(cluster: Document) -> str:
+    """Return when root last heard of a cluster."""
+    silent_s = cluster["silent_s"]
+    return "never" if silent_s is None else f"{duration(silent_s)} ago"
+
+
+WORKER_COLUMNS: tuple[Column[Document], ...] = (
+    Column("WORKER", lambda worker: worker["name"]),
+    Column("CLUSTER", lambda worker: worker["cluster"]),
+    Column("LIVE", lambda worker: yes(worker["live"]), paint=painted),
+    Column("INSTANCES", lambda worker: str(worker["instances"])),
+    Column("FREE VCPUS", lambda worker: _of(worker, "vcpus")),
+    Column("FREE MEMORY", lambda worker: mebibytes(worker["free"]["memory_mib"])),
+    Column("MEMORY", lambda worker: mebibytes(worker["total"]["memory_mib"]), wide=True),
+    Column("FREE STORAGE", lambda worker: mebibytes(worker["free"]["storage_mib"]), wide=True),
+    Column("FREE GPUS", lambda worker: _of(worker, "vgpus"), wide=True),
+    Column("CPU LOAD", lambda worker: percent(worker["usage"]["cpu_ratio"])),
+    Column("MEMORY USED", lambda worker: percent(worker["usage"]["memory_ratio"])),
+    Column("DISK USED", lambda worker: percent(worker["usage"]["disk_ratio"]), wide=True),
+    Column("MACHINE", lambda worker: worker["architecture"], wide=True),
+    Column("RUNTIMES", lambda worker: ",".join(worker["virtualizations"]), wide=True),
+    Column("ID", lambda worker: worker["id"], wide=True),
+    Column("HOST", lambda worker: worker["host"]),
+)
+
+CLUSTER_COLUMNS: tuple[Column[Document], ...] = (
+    Column("CLUSTER", lambda cluster: cluster["name"]),
+    Column("LIVE", lambda cluster: yes(cluster["live"]), paint=painted),
+    Column(
+        "WORKERS", lambda cluster: f"{cluster['workers_live']}/{cluster['workers']}", paint=painted_readiness
+    ),
+    Column("INSTANCES", lambda cluster: str(cluster["instances"])),
+    Column("FREE VCPUS", lambda cluster: _of(cluster, "vcpus")),
+    Column("FREE MEMORY", lambda cluster: mebibytes(cluster["free"]["memory_mib"])),
+    Column("MEMORY", lambda cluster: mebibytes(cluster["total"]["memory_mib"]), wide=True),
+    Column("HEARD", heard),
+    Column("LOCATION", lambda cluster: cluster["location"], wide=True),
+    Column("ID", lambda cluster: cluster["id"], wide=True),
+    Column("HOST", lambda cluster: cluster["host"]),
+)
+
+
+def _trouble(service: Document) -> str:
+    """Return why the first instance that is not ready is not."""
+    waiting = [instance for instance in wanted(service) if not instance["ready"]]
+    return why(waiting[0]) if waiting else ""
+
+
+def _of(machine: Document, kind: str) -> str:
+    return f"{machine['free'][kind]}/{machine['total'][kind]}"
+
+
+def _cpu(copy: Copy) -> str:
+    usage = copy.instance["usage"]
+    return percent(usage["cpu_ratio"]) if usage else ""
+
+
+def _memory(copy: Copy) -> str:
+    usage = copy.instance["usage"]
+    return size(usage["memory_bytes"]) if usage else ""

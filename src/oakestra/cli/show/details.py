@@ -1,0 +1,72 @@
+"""What there is to say about one service. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from oakestra.cli.client import Document
+from oakestra.cli.show.cells import mebibytes, readiness, service_condition
+from oakestra.cli.show.table import facts
+
+
+def service_facts(service: Document) -> str:
+    """Return a service's spec and state, a fact a line; what was not asked for is left out."""
+    spec = service["spec"]
+    addresses = spec["addresses"]
+    return facts(
+        [
+            ("service", service["name"]),
+            ("id", service["id"]),
+            ("application id", service["application_id"]),
+            ("status", service_condition(service)),
+            ("reason", service["detail"]),
+            ("ready", f"{readiness(service)} instances"),
+            ("image", spec["image"]),
+            ("runtime", spec["virtualization"]),
+            ("command", " ".join(spec["command"])),
+            ("environment", " ".join(spec["environment"])),
+            ("needs", _needs(spec)),
+            ("machines", ", ".join(spec["architectures"])),
+            ("round robin", _both(addresses["round_robin_v4"], addresses["round_robin_v6"])),
+            ("closest", _both(addresses["closest_v4"], addresses["closest_v6"])),
+            ("ports", ", ".join(_ports(spec))),
+            ("constraints", "; ".join(_rule(rule) for rule in spec["constraints"])),
+            ("restarts", spec["restart"].replace("_", " ")),
+            ("runs once", "yes" if spec["one_shot"] else ""),
+            ("privileged", "yes" if spec["privileged"] else ""),
+        ]
+    )
+
+
+def _needs(spec: Document) -> str:
+    needs = spec["resources"]
+    parts = [
+        (needs["memory_mib"], f"{mebibytes(needs['memory_mib'])} memory"),
+        (needs["vcpus"], _counted(needs["vcpus"], "vcpu")),
+        (needs["vgpus"], _counted(needs["vgpus"], "gpu")),
+        (needs["vtpus"], _counted(needs["vtpus"], "tpu")),
+        (needs["storage_mib"], f"{mebibytes(needs['storage_mib'])} storage"),
+    ]
+    return ", ".join(text for amount, text in parts if amount)
+
+
+def _counted(amount: int, what: str) -> str:
+    return f"{amount} {what}{'' if amount == 1 else 's'}"
+
+
+def _both(v4: str, v6: str) -> str:
+    return ", ".join(address for address in (v4, v6) if address)
+
+
+def _ports(spec: Document) -> Iterable[str]:
+    return (f"{port['host_port']} → {port['container_port']}/{port['protocol']}" for port in spec["ports"])
+
+
+def _rule(rule: Document) -> str:
+    """Return a constraint and what it says: `direct cluster=east nodes=w1,w2`."""
+    parts = [
+        f"{key}={','.join(value) if isinstance(value, list) else value}"
+        for key, value in rule.items()
+        if key != "kind" and value
+    ]
+    return " ".join([rule["kind"], *parts])
