@@ -87,19 +87,19 @@ class _Routes:
         self._observed = observed
         self._remote_peers = remote.peers if remote else ()
         self._ready: defaultdict[ServiceId, list[_Ready]] = defaultdict(list)
-        self._slots: defaultdict[ServiceId, dict[int, InstanceAddress]] = defaultdict(dict)
+        self._slots: defaultdict[ServiceId, dict[int, tuple[InstanceAddress, int | None]]] = defaultdict(dict)
         self._tenants: defaultdict[OrganizationId, list[ServiceSpec]] = defaultdict(list)
         elsewhere = {spec.id: spec for spec in remote.remote_services} if remote else {}
         for _, spec in sorted((elsewhere | dict(observed.services)).items()):
             self._tenants[spec.tenant].append(spec)
         for slot, record in sorted(observed.slots.items()):
-            self._slots[slot.service][slot.number] = record.address
+            self._slots[slot.service][slot.number] = record.address, _home(observed, record)
             status = _current_status(observed, record)
             if status is not None and status.ready and record.worker is not None:
                 ready = _Ready(slot.number, record.address, status.namespace, record.worker)
                 self._ready[slot.service].append(ready)
         for other in remote.remotes if remote else ():
-            self._slots[other.placed.service].setdefault(other.placed.number, other.instance)
+            self._slots[other.placed.service].setdefault(other.placed.number, (other.instance, None))
             self._ready[other.placed.service].append(
                 _Ready(other.placed.number, other.instance, other.namespace, None)
             )
@@ -113,9 +113,16 @@ class _Routes:
             )
             yield from _service_routes(spec, backends)
             by_slot = {backend.slot: backend for backend in backends}
-            for number, address in sorted(self._slots[spec.id].items()):
+            for number, (address, home) in sorted(self._slots[spec.id].items()):
                 mine = (by_slot[number],) if number in by_slot else ()
-                yield Route(service=spec.id, kind=RouteKind.INSTANCE, address=address, backends=mine)
+                yield Route(
+                    service=spec.id,
+                    kind=RouteKind.INSTANCE,
+                    address=address,
+                    backends=mine,
+                    tenant=tenant,
+                    home=home,
+                )
 
     def peers(self, tenants: list[OrganizationId], worker: WorkerId) -> Iterator[Peer]:
         """Yield every other worker that runs instances of these tenants."""
@@ -136,10 +143,15 @@ def _service_routes(spec: ServiceSpec, backends: tuple[Backend, ...]) -> Iterato
     addresses = spec.addresses
     any_instance = InstanceAddress(v4=addresses.round_robin_v4, v6=addresses.round_robin_v6)
     closest = InstanceAddress(v4=addresses.closest_v4, v6=addresses.closest_v6)
-    if any_instance != InstanceAddress():
-        yield Route(service=spec.id, kind=RouteKind.ROUND_ROBIN, address=any_instance, backends=backends)
-    if closest != InstanceAddress():
-        yield Route(service=spec.id, kind=RouteKind.CLOSEST, address=closest, backends=backends)
+    for kind, address in ((RouteKind.ROUND_ROBIN, any_instance), (RouteKind.CLOSEST, closest)):
+        if address != InstanceAddress():
+            yield Route(service=spec.id, kind=kind, address=address, backends=backends, tenant=spec.tenant)
+
+
+def _home(observed: Observed, record: SlotRecord) -> int | None:
+    worker = observed.workers.get(record.worker) if record.worker else None
+    indexes = worker.record.subnet_indexes if worker else ()
+    return indexes[0] if indexes else None
 
 
 def _peer(worker: WorkerSeen) -> Peer:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address, ip_interface
 
-from oakestra.model.ids import ServiceId
+from oakestra.model.ids import OrganizationId, ServiceId
 from oakestra.model.service import InstanceAddress
 
 SERVICE_NETWORK_V4 = "10.30.0.0/16"
 SERVICE_NETWORK_V6 = "fdff::/16"
 OVERLAY_NETWORK_V4 = "10.16.0.0/12"
 OVERLAY_NETWORK_V6 = "fc00::/7"
+WORKER_NETWORK_V6 = "fd18::/48"
+"""All workers' IPv6 subnets; their IPv4 ones are in OVERLAY_NETWORK_V4."""
 
 
 class RouteKind(StrEnum):
@@ -43,6 +45,10 @@ class Route:
     kind: RouteKind
     address: InstanceAddress
     backends: tuple[Backend, ...] = ()
+    tenant: OrganizationId = OrganizationId("")
+    """Only instances of the same tenant may use it."""
+    home: int | None = None
+    """Kind INSTANCE: first subnet index of the worker that has the instance, ready or not; replies to it go there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from oakestra.model.address import Peer, Route, Subnet
+from oakestra.model.ids import OrganizationId
 from oakestra.model.service import InstanceAddress, PublishedPort
 
 
@@ -21,6 +22,8 @@ class Endpoint:
     number: int
     namespace: InstanceAddress
     """Its addresses on this worker's subnet."""
+    tenant: OrganizationId = OrganizationId("")
+    """Whose it is: instances of one tenant reach each other, those of two do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,7 @@ class Source:
 
     namespace: InstanceAddress
     instance: InstanceAddress
+    tenant: OrganizationId = OrganizationId("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class Network(Protocol):
     """
 
     async def prepare(self, overlay: Overlay) -> None:
-        """Have bridge, forwarding and rules ready for `overlay.subnets`; adopt what an earlier agent left.
+        """Have the gateway, forwarding and rules ready for `overlay.subnets`; adopt what an earlier agent left.
 
         Raises `Rejected` naming the route if the machine already uses the overlay's addresses otherwise.
         """

@@ -61,7 +61,8 @@ async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
 async def _attach(desired: Desired, number: int, machinery: Machinery) -> str:
     address = namespace_address(desired, number)
     assert address is not None, "the plan attaches only what has an address"
-    path = await machinery.network.attach(Endpoint(number=number, namespace=address))
+    tenant = desired.by_number[number].spec.tenant
+    path = await machinery.network.attach(Endpoint(number=number, namespace=address, tenant=tenant))
     machinery.namespaces[number] = path
     return path
 

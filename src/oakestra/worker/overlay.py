@@ -54,7 +54,7 @@ def _without_repeats(routes: tuple[Route, ...]) -> tuple[Route, ...]:
 def _sources(observed: Observed) -> tuple[Source, ...]:
     desired = observed.desired
     return tuple(
-        Source(namespace=address, instance=instance.address)
+        Source(namespace=address, instance=instance.address, tenant=instance.spec.tenant)
         for instance in desired.instances
         if instance.number in observed.attached
         and (address := namespace_address(desired, instance.number)) is not None

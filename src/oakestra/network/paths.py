@@ -1,0 +1,93 @@
+"""Work out how packets find other workers through the tunnel. Pure.
+
+The tunnel is one VXLAN device that learns nothing: a worker is a hardware address made from its subnet index, a
+neighbour with that address, and routes to its subnets and to the semantic addresses of the instances it has. Replies
+to an instance elsewhere go where the routes say it lives, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from oakestra.model.address import Peer, Route, RouteKind
+from oakestra.network.names import tunnel_mac, tunnel_neighbour_v4, tunnel_neighbour_v6
+
+Address = IPv4Address | IPv6Address
+Destination = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """All that the kernel should know of other workers."""
+
+    forwarding: Mapping[bytes, tuple[str, int]] = field(default_factory=dict)
+    """By hardware address: the host and UDP port where the worker's tunnel ends."""
+    neighbours: Mapping[Address, bytes] = field(default_factory=dict)
+    routes: Mapping[Destination, Address] = field(default_factory=dict)
+
+
+def usable(peers: Iterable[Peer]) -> Iterator[Peer]:
+    """Yield the peers that the tunnel can reach: those with an IPv4 address, one per subnet index."""
+    seen: set[int] = set()
+    for peer in peers:
+        if _is_v4(peer.host) and peer.subnet_index not in seen:
+            seen.add(peer.subnet_index)
+            yield peer
+
+
+def _is_v4(host: str) -> bool:
+    try:
+        return isinstance(ip_address(host), IPv4Address)
+    except ValueError:
+        return False
+
+
+def paths(peers: Iterable[Peer], routes: Iterable[Route]) -> Paths:
+    """Return the ways to `peers`, and to the instances that `routes` say they have."""
+    reachable = tuple(usable(peers))
+    ways: dict[Destination, Address] = {}
+    for peer in reachable:
+        for subnet in peer.subnets:
+            ways[ip_network(subnet.v4)] = tunnel_neighbour_v4(peer.subnet_index)
+            ways[ip_network(subnet.v6)] = tunnel_neighbour_v6(peer.subnet_index)
+    known = {peer.subnet_index for peer in reachable}
+    by_subnet = {subnet.v4: peer.subnet_index for peer in reachable for subnet in peer.subnets}
+    for route in routes:
+        home = _home(route, known, by_subnet)
+        if home is not None and route.address.v4:
+            ways[IPv4Network(route.address.v4)] = tunnel_neighbour_v4(home)
+        if home is not None and route.address.v6:
+            ways[IPv6Network(route.address.v6)] = tunnel_neighbour_v6(home)
+    return Paths(
+        forwarding={tunnel_mac(peer.subnet_index): (peer.host, peer.port) for peer in reachable},
+        neighbours={
+            neighbour: tunnel_mac(peer.subnet_index)
+            for peer in reachable
+            for neighbour in (tunnel_neighbour_v4(peer.subnet_index), tunnel_neighbour_v6(peer.subnet_index))
+        },
+        routes=ways,
+    )
+
+
+def only_v4(found: Paths) -> Paths:
+    """Return what of the paths a machine without IPv6 can use."""
+    return Paths(
+        forwarding=found.forwarding,
+        neighbours={key: mac for key, mac in found.neighbours.items() if isinstance(key, IPv4Address)},
+        routes={key: way for key, way in found.routes.items() if isinstance(key, IPv4Network)},
+    )
+
+
+def _home(route: Route, known: set[int], by_subnet: Mapping[str, int]) -> int | None:
+    """Return the peer that has the instance; None if it is here, nobody knows, or the address is not an instance's."""
+    if route.kind is not RouteKind.INSTANCE:
+        return None
+    if route.home is not None:
+        return route.home if route.home in known else None
+    for backend in route.backends:
+        for subnet, peer in by_subnet.items():
+            if backend.address.v4 and IPv4Address(backend.address.v4) in IPv4Network(subnet):
+                return peer
+    return None
