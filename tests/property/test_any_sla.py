@@ -57,6 +57,8 @@ good: dict[str, st.SearchStrategy[Any]] = {
     "state": st.just(""),
     "environment": st.lists(st.sampled_from(["A=1", "", "B="])),
     "addresses": st.sampled_from([{}, {"rr_ip": "10.30.0.9"}, {"rr_ip_v6": "fdff:2000::9", "instances": []}]),
+    "RR_ip": st.sampled_from(["", "10.30.0.8"]),
+    "RR_ip_v6": st.sampled_from(["", "fdff:2000::8"]),
     "volumes": st.lists(st.just({"volume_id": "v", "csi_driver": "c", "config": {"a": "b"}}), max_size=2),
     "constraints": st.lists(
         st.sampled_from(

@@ -266,10 +266,19 @@ _VOLUME = fields(
     required=("volume_id", "csi_driver"),
 )
 
+_RR_IP = described(
+    both(text, _address(ROUND_ROBIN_V4, IPv4Address)),
+    f"The service's round-robin address, one of {ROUND_ROBIN_V4}; empty: root chooses.",
+)
+_RR_IP_V6 = described(
+    both(text, _address(ROUND_ROBIN_V6, IPv6Address)),
+    f"The same for IPv6, one of {ROUND_ROBIN_V6}.",
+)
+
 _ADDRESSES = fields(
     {
-        "rr_ip": both(text, _address(ROUND_ROBIN_V4, IPv4Address)),
-        "rr_ip_v6": both(text, _address(ROUND_ROBIN_V6, IPv6Address)),
+        "rr_ip": _RR_IP,
+        "rr_ip_v6": _RR_IP_V6,
         "closest_ip": text,
         "closest_ip_v6": text,
         "instances": each(fields({"from": text, "to": text, "start": text})),
@@ -286,7 +295,11 @@ _MICROSERVICE = both(
             "code": both(text, _not_empty),
             **dict.fromkeys(_REQUIREMENTS, whole),
             "state": text,
-            "port": both(text, _ports),
+            "port": described(
+                both(text, _ports),
+                "`host:container` or one number for both, `/tcp` or `/udp` behind; several joined by `;`.",
+                example="8080:80/tcp;53/udp",
+            ),
             "sla_violation_strategy": text,
             "target_node": text,
             "one_shot": flag,
@@ -296,8 +309,12 @@ _MICROSERVICE = both(
             "environment": each(both(text, _variable)),
             "added_files": _TEXTS,
             "args": _TEXTS,
-            "arch": _TEXTS,
+            "arch": described(_TEXTS, "Architectures its images are for, e.g. `amd64`."),
             "addresses": _ADDRESSES,
+            "RR_ip": described(
+                _RR_IP, "An older place for `addresses.rr_ip`; counts if `addresses` is not there."
+            ),
+            "RR_ip_v6": described(_RR_IP_V6, "An older place for `addresses.rr_ip_v6`."),
             "volumes": each(_VOLUME),
             "constraints": each(_CONSTRAINT),
             "connectivity": each(_CONNECTIVITY),
@@ -412,7 +429,7 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
         one_shot=one_shot,
         restart=RestartPolicy(document.get("restart", default_restart)),
         constraints=tuple(_constraint(rule) for rule in document.get("constraints", ())),
-        addresses=_wanted_addresses(document.get("addresses", {})),
+        addresses=_wanted_addresses(document),
         document=document,
     )
 
@@ -438,8 +455,12 @@ def _constraint(rule: dict[str, Any]) -> Constraint:
     )
 
 
-def _wanted_addresses(addresses: dict[str, Any]) -> WantedAddresses:
-    v4, v6 = addresses.get("rr_ip", ""), addresses.get("rr_ip_v6", "")
+def _wanted_addresses(document: Mapping[str, Any]) -> WantedAddresses:
+    addresses = document.get("addresses")
+    if addresses is None:
+        v4, v6 = document.get("RR_ip", ""), document.get("RR_ip_v6", "")
+    else:
+        v4, v6 = addresses.get("rr_ip", ""), addresses.get("rr_ip_v6", "")
     return WantedAddresses(
         round_robin_v4=str(IPv4Address(v4)) if v4 else "",
         round_robin_v6=str(IPv6Address(v6)) if v6 else "",

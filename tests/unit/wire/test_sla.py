@@ -78,6 +78,15 @@ def test_everything_a_service_says_is_understood() -> None:
     assert [rule.kind for rule in service.constraints[3:]] == [ConstraintKind.LATENCY, ConstraintKind.UNKNOWN]
 
 
+def test_an_address_may_stand_where_it_once_stood() -> None:
+    old = the_only_service(sla(application(microservice(RR_ip="10.30.5.5", RR_ip_v6="fdff:2000::5"))))
+    assert (old.addresses.round_robin_v4, old.addresses.round_robin_v6) == ("10.30.5.5", "fdff:2000::5")
+    new = the_only_service(sla(application(microservice(RR_ip="10.30.5.5", addresses={}))))
+    assert new.addresses.round_robin_v4 == ""
+    with pytest.raises(SlaInvalid, match=r"RR_ip: expected an address in 10\.30\.0\.0/16"):
+        parse_sla(sla(application(microservice(RR_ip="10.31.5.5"))))
+
+
 def test_unknown_keys_are_kept_and_whole_numbers_become_integers() -> None:
     service = the_only_service(sla(application(COMPLETE)))
     assert service.document["unknown_key"] == {"kept": True}
