@@ -75,7 +75,7 @@ def deploy(root: Root, service: str, count: int) -> tuple[float, float]:
 
     def running() -> bool:
         instances = root.call("GET", f"/api/v1/services/{service}")["instances"]
-        return sum(instance["phase"] == "running" for instance in instances) == count
+        return sum(instance["phase"] == "RUNNING" for instance in instances) == count
 
     def gone() -> bool:
         return not root.call("GET", f"/api/v1/services/{service}")["instances"]
@@ -130,10 +130,11 @@ def main() -> None:
     args = parser.parse_args()
     home = Installation(args.installation)
     password = args.password or (home.state / "root" / "admin.password").read_text().strip()
-    root = Root("127.0.0.1", 10000, password)
     figures = Figures()
     footprint(figures, home)
-    created = root.call("POST", "/api/application/", sla(f"b{int(time.monotonic() * 1000) % 10**9}"))[-1]
+    root = Root("127.0.0.1", 10000, password)
+    answer = root.call("POST", "/api/application/", sla(f"b{int(time.monotonic() * 1000) % 10**9}"))
+    created = json.loads(answer)[-1]  # the original's way: JSON in JSON
     service = created["microservices"][0]
     try:
         for count, target, runs in ((1, "0.20", args.runs), (10, "0.8", 3), (50, "3", 3)):
