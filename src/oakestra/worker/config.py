@@ -41,6 +41,8 @@ class WorkerConfig:
     """Memory to offer; 0: what the machine has, less a reserve."""
     vcpus: int = 0
     """Cores to offer; 0: all."""
+    boot_id: str = ""
+    """What differs between two boots; empty: the kernel's. Hosts of a lab boot without their kernel."""
     stop_grace_s: float = 5.0
     """From SIGTERM to SIGKILL when an instance is stopped."""
     resync_s: float = 10.0
