@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from oakestra.cli import DONE, FAILED, readiness, tiers
+from oakestra.cli.keeping import Keeper, Seen, keeper_of
+from oakestra.cli.keeping.programs import TIERS, code_digest, programs
 from oakestra.cli.readiness import Check
-from oakestra.control import processes, supervisor
 from oakestra.control.installation import DEFAULT, Installation
-from oakestra.control.supervisor import Program
 from oakestra.model.errors import Forbidden, Invalid, Unavailable
 
-TIERS = ("root", "cluster", "worker")
-"""In the order in which they start; each needs the one before."""
 READY_WITHIN_S = 60.0
-STOPPED_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.05
-FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""glibc gives memory back: without these a root keeps the 19 MiB of every password hash."""
 OAK_LINK = Path("/usr/local/bin/oak")
 
 
@@ -53,7 +46,9 @@ def build(parser: argparse.ArgumentParser) -> None:
             "--purge", action="store_true", help="remove state and logs as well: leave nothing"
         )
     if command == "status":
-        parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+        parser.add_argument(
+            "-o", "--output", choices=("table", "json"), default="table", help="table (the default) or json"
+        )
     parser.set_defaults(run={"up": up, "down": down, "status": status}[command])
 
 
@@ -104,12 +99,19 @@ def _start(home: Installation, flags: Mapping[str, dict[str, Any]], *, only: str
         tiers.read_configuration(tier, values)  # a mistake is told before anything is touched
     home.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home.state / "tiers.json").write_text(json.dumps(flags, indent=2) + "\n")
-    programs = [_program(home, tier, flags[tier]) for tier in TIERS if tier in flags]
-    supervisor.write_programs(supervisor.programs_file(home), programs)
-    have_supervisor(home)
+    keeper = keeper_of(home)
+    keeper.start(
+        programs(
+            home,
+            flags,
+            python=sys.executable,
+            environment=readiness.environment(),
+            revision=code_digest(),
+        )
+    )
     for tier in TIERS:
         if tier in flags and only in ("", tier):
-            until_well(readiness.check(tier, flags[tier]), home)
+            until_well(readiness.check(tier, flags[tier]), keeper)
 
 
 def _flags_of(home: Installation) -> dict[str, dict[str, Any]]:
@@ -119,52 +121,7 @@ def _flags_of(home: Installation) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _program(home: Installation, tier: str, values: Mapping[str, Any]) -> Program:
-    given = readiness.environment().items()
-    kept = FRUGAL | {name: value for name, value in given if name.startswith("OAKESTRA_")}
-    return Program(
-        name=tier,
-        command=(sys.executable, "-m", "oakestra", *tiers.command_words(tier, values)),
-        log=str(home.logs / f"{tier}.log"),
-        environment=tuple(sorted(kept.items())),
-        revision=code_digest(),
-    )
-
-
-def code_digest() -> str:
-    """Return a digest of our own code: what was changed must be restarted to take effect."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)} {path.stat().st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def have_supervisor(home: Installation) -> None:
-    """Start the installation's supervisor; have one that runs read again what should run."""
-    running = supervisor.supervisor_of(home.runtime)
-    if running is not None:
-        processes.kill(running.pid, signal.SIGHUP)
-        return
-    home.logs.mkdir(mode=0o750, parents=True, exist_ok=True)
-    with (home.logs / "supervisor.log").open("ab") as log:
-        child = subprocess.Popen(
-            (sys.executable, "-m", "oakestra", "supervise", f"--installation={home.name}"),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    while supervisor.supervisor_of(home.runtime) is None:
-        if child.poll() is not None:
-            raise Unavailable(
-                f"the supervisor ended at once; its log ends with:\n{_tail(home.logs / 'supervisor.log')}"
-            )
-        time.sleep(LOOK_EVERY_S)
-    child.returncode = 0  # it outlives us
-
-
-def until_well(check: Check, home: Installation) -> None:
+def until_well(check: Check, keeper: Keeper) -> None:
     """Return when a tier is well, and say so. Raises `Unavailable` with the end of its log if it does not become so."""
     begun_s = time.monotonic()
     said = ""
@@ -174,20 +131,12 @@ def until_well(check: Check, home: Installation) -> None:
             print(f"  … {check.what}: {trouble}", flush=True)
         time.sleep(LOOK_EVERY_S)
     if trouble:
-        log = home.logs / f"{check.tier}.log"
+        end = "\n".join(f"    {line}" for line in keeper.last_words(check.tier))
         raise Unavailable(
             f"{check.what} did not come up within {READY_WITHIN_S:.0f} s: {trouble}\n"
-            f"  its log, {log}, ends with:\n{_tail(log)}"
+            f"  its log, {keeper.log(check.tier)}, ends with:\n{end}"
         )
     print(f"  ✓ {check.what} ({time.monotonic() - begun_s:.1f} s)", flush=True)
-
-
-def _tail(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").splitlines()[-5:]
-    except OSError:
-        lines = ["(there is none)"]
-    return "\n".join(f"    {line}" for line in lines)
 
 
 # --- down ------------------------------------------------------------------------------------------------------
@@ -199,7 +148,8 @@ def down(args: argparse.Namespace) -> int:
         raise Forbidden("stopping an installation needs root rights; try again with sudo")
     home = Installation(args.installation)
     flags = _flags_of(home)
-    _stop_supervisor(home)
+    for name in keeper_of(home).stop():
+        print(f"  ✓ {name} had no supervisor and was stopped")
     for tier, trouble in _tear_down(flags):
         print(f"  {'✗' if trouble else '✓'} {tier}{': ' + trouble if trouble else ' is gone'}", flush=True)
     shutil.rmtree(home.runtime, ignore_errors=True)
@@ -213,25 +163,6 @@ def down(args: argparse.Namespace) -> int:
     else:
         print("stopped; `oak up` starts it again with what it knew, `oak down --purge` forgets everything")
     return DONE
-
-
-def _stop_supervisor(home: Installation) -> None:
-    running = supervisor.supervisor_of(home.runtime)
-    if running is not None:
-        processes.kill(running.pid, signal.SIGTERM)
-        _until_ended(running.pid, running.start_ticks)
-    for name, left in supervisor.read_running(home.runtime).items():  # of a supervisor that was killed
-        processes.kill(left.pid, signal.SIGTERM)
-        _until_ended(left.pid, left.start_ticks)
-        print(f"  ✓ {name} had no supervisor and was stopped")
-
-
-def _until_ended(pid: int, start_ticks: int) -> None:
-    begun_s = time.monotonic()
-    while processes.is_running(pid, start_ticks):
-        if time.monotonic() - begun_s > STOPPED_WITHIN_S:
-            processes.kill(pid)
-        time.sleep(LOOK_EVERY_S)
 
 
 def _tear_down(flags: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -277,28 +208,29 @@ def status(args: argparse.Namespace) -> int:
     """Tell how each tier is; exit with 1 if one of them is not well."""
     home = Installation(args.installation)
     flags = _flags_of(home)
-    running = supervisor.read_running(home.runtime)
-    keeper = supervisor.supervisor_of(home.runtime)
-    rows = [
-        (
-            "supervisor",
-            keeper.pid if keeper else None,
-            "" if keeper else "does not run; `sudo oak up` starts it",
-        )
-    ]
-    for tier in (tier for tier in TIERS if tier in flags):
-        pid = running[tier].pid if tier in running else None
-        rows.append((tier, pid, readiness.check(tier, flags[tier]).trouble()))
     if not flags:
         print(f"nothing is installed as {home.name!r}; `sudo oak up` starts root, cluster and worker here")
         return FAILED
-    _print_status(rows, args.output)
-    return FAILED if any(trouble for _, _, trouble in rows) else DONE
+    keeper = keeper_of(home)
+    running = keeper.running()
+    rows = [
+        keeper.seen(),
+        *(
+            Seen(name=tier, pid=running.get(tier), trouble=readiness.check(tier, flags[tier]).trouble())
+            for tier in TIERS
+            if tier in flags
+        ),
+    ]
+    _print_status(keeper, rows, args.output)
+    return FAILED if any(row.trouble for row in rows) else DONE
 
 
-def _print_status(rows: Sequence[tuple[str, int | None, str]], output: str) -> None:
+def _print_status(keeper: Keeper, rows: Sequence[Seen], output: str) -> None:
     if output == "json":
-        print(json.dumps([{"name": name, "pid": pid, "trouble": trouble} for name, pid, trouble in rows]))
+        print(json.dumps([asdict(row) for row in rows]))
         return
-    for name, pid, trouble in rows:
-        print(f"{name:<11} {pid or '-':<8} {trouble or 'well'}")
+    for row in rows:
+        print(f"{row.name:<11} {row.pid or '-':<8} {row.trouble or 'well'}")
+    for row in rows[1:]:
+        if row.trouble:
+            print(f"what {row.name} says: {keeper.log(row.name)}")

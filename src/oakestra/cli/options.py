@@ -50,3 +50,10 @@ def seconds(text: str) -> float:
     if not 0 <= length_s < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write it like 90s or 5m")
     return length_s
+
+
+def count(text: str) -> int:
+    """Return how many of something."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; write a whole number, 0 or more")
+    return int(text)

@@ -45,7 +45,8 @@ def _section(command: Grammar) -> str:
     ]
     if command.aliases:
         lines += [f"Also called {', '.join(f'`{alias}`' for alias in command.aliases)}.", ""]
-    rows = [*map(_argument_row, command.arguments), *map(_option_row, command.options)]
+    told = [argument for argument in command.arguments if argument.about]
+    rows = [*map(_argument_row, told), *map(_option_row, command.options)]
     if rows:
         lines += ["| | |", "| --- | --- |", *rows, ""]
     return "\n".join(lines)

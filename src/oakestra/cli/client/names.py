@@ -10,7 +10,6 @@ from oakestra.cli.client import Document
 from oakestra.model.errors import Conflict, NotFound
 
 _PARTS_OF_A_SERVICE = 4
-_SUGGESTIONS = 3
 
 
 class Copy(NamedTuple):
@@ -80,8 +79,8 @@ def _only(
     from difflib import get_close_matches  # only mistakes pay for it
 
     known = [name for candidate in candidates for name in names(candidate)]
-    close = get_close_matches(text, known, _SUGGESTIONS)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    close = get_close_matches(text, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
     raise NotFound(f"there is no {what} {text!r}; {hint}`{listing}` lists them")
 
 

@@ -110,7 +110,10 @@ def wait(
         show(seen, trouble)
         progress = Progress.UNDER_WAY if trouble else judge(seen)
         now_s = uptime_s()
-        stuck_since_s = (stuck_since_s or now_s) if progress is Progress.STUCK else None
+        if progress is not Progress.STUCK:
+            stuck_since_s = None
+        elif stuck_since_s is None:
+            stuck_since_s = now_s
         lasting = stuck_since_s is not None and now_s - stuck_since_s >= PATIENCE_S
         over = now_s - began_s >= timeout_s
         if over or lasting or progress in (Progress.DONE, Progress.FAILED):

@@ -113,6 +113,8 @@ def painted(text: str) -> str:
 
 
 def painted_readiness(text: str) -> str:
-    """Return `2/3` in yellow, `3/3` in green."""
+    """Return `2/3` in yellow, `3/3` in green; `0/0` is neither."""
     ready, _, of = text.partition("/")
+    if of == "0":
+        return text
     return f"\x1b[{_GREEN if ready == of else _YELLOW}m{text}\x1b[0m"

@@ -22,9 +22,13 @@ def screen(stream: TextIO) -> Iterator[Callable[[str], None]]:
         ) from error
 
     console = Console(file=stream, highlight=False)
+    before = ""
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
 
         def display(text: str) -> None:
-            live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+            nonlocal before
+            if text != before:
+                live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+                before = text
 
         yield display
