@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,16 @@ from root_api import RootApi, start_api
 CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
 STARTED_WITHIN_S = 10.0
 
+PUBLISHED_PORT = 10000
+"""Published clients know no other."""
+
 T = TypeVar("T")
+
+
+def own_loopback_address() -> str:
+    """Return an address of this machine at which no other process tests."""
+    pid = os.getpid()
+    return f"127.{100 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255 or 1}"
 
 
 @dataclass
@@ -32,6 +42,7 @@ class ServedRoot:
     """A root that answers at `url`; its state may be changed from the test's thread with `do`."""
 
     api: RootApi
+    host: str
     url: str
     loop: asyncio.AbstractEventLoop
 
@@ -53,15 +64,17 @@ class ServedRoot:
 
 
 @contextmanager
-def served_root(tmp_path: Path) -> Iterator[ServedRoot]:
-    """Serve a root until the block ends; the password of Admin is `secret`."""
-    listener = listen("127.0.0.1", 0)
+def served_root(
+    tmp_path: Path, *, host: str = "127.0.0.1", port: int = 0, password: str = "secret"
+) -> Iterator[ServedRoot]:
+    """Serve a root until the block ends; `password` is Admin's."""
+    listener = listen(host, port)
     port = listener.getsockname()[1]
     started = threading.Event()
     box: dict[str, Any] = {}
 
     async def run() -> None:
-        api = await start_api(tmp_path)
+        api = await start_api(tmp_path, password=password)
         serving = asyncio.ensure_future(serve(application(api.endpoints), listener))
         box.update(api=api, loop=asyncio.get_running_loop(), stop=serving.cancel)
         started.set()
@@ -72,7 +85,7 @@ def served_root(tmp_path: Path) -> Iterator[ServedRoot]:
     thread.start()
     assert started.wait(STARTED_WITHIN_S)
     try:
-        yield ServedRoot(api=box["api"], url=f"http://127.0.0.1:{port}", loop=box["loop"])
+        yield ServedRoot(api=box["api"], host=host, url=f"http://{host}:{port}", loop=box["loop"])
     finally:
         box["loop"].call_soon_threadsafe(box["stop"])
         thread.join()

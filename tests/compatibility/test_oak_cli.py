@@ -15,7 +15,7 @@ from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.root.state import ClusterRecord
 from published_cli import CannotInstall, OakCli, installed_cli
 from root_api import RootApi, let_cluster_join, let_run
-from served_root import ServedRoot, serve_root
+from served_root import PUBLISHED_PORT, ServedRoot, own_loopback_address, served_root
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the client
 
@@ -45,13 +45,13 @@ class FleetOfRecords:
     cluster = "east"
 
     def __init__(self, root: ServedRoot) -> None:
-        self.ip = root.ip
+        self.ip = root.host
         self._root = root
-        root.turn(_let_clusters_be)
+        root.do(_let_clusters_be)
 
     def let_run(self, service: str) -> None:
         """Put every instance of the service on the worker."""
-        self._root.turn(lambda api: _let_all_run(api, service))
+        self._root.do(lambda api: _let_all_run(api, service))
 
 
 def _let_clusters_be(api: RootApi) -> None:
@@ -77,7 +77,8 @@ def program() -> Path:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with serve_root(tmp_path, password="Admin") as root:
+    host = own_loopback_address()
+    with served_root(tmp_path, host=host, port=PUBLISHED_PORT, password="Admin") as root:
         yield FleetOfRecords(root)
 
 

@@ -105,6 +105,27 @@ def test_an_administrator_changes_users(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def test_everybody_changes_his_own_address_and_nothing_else(tmp_path: Path) -> None:
+    async def story(api: RootApi, admin: AsgiClient) -> None:
+        await register(admin, "ann", "Application_Provider")
+        ann = await api.login("ann", "ann's")
+        shown = (await ann.get("/api/user/ann")).json()
+        assert (await ann.put("/api/user/ann", {**shown, "email": "new"})).json() == "ok"
+        assert (await ann.get("/api/user/ann")).json() == {**shown, "email": "new"}
+        others: tuple[dict[str, Any], ...] = (
+            {"name": "anna"},
+            {"password": "x"},
+            {"created_at": "then"},
+            {"roles": []},
+            {"roles": ["Admin"]},
+        )
+        for change in others:
+            assert (await ann.put("/api/user/ann", {**shown, **change})).status == 403
+        assert (await ann.put("/api/user/Admin", {"email": "stolen"})).status == 403
+
+    run(tmp_path, story)
+
+
 def test_the_last_administrator_stays(tmp_path: Path) -> None:
     async def story(api: RootApi, admin: AsgiClient) -> None:
         organization = next(iter(api.state.organizations))
