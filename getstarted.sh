@@ -14,11 +14,12 @@ typed=oak
 say "starting root, cluster and worker …"
 "$oak" up
 
-if ! "$oak" worker image ls -o json | grep -q 'oakestra/example:1'; then
+images=$("$oak" worker image ls -o json)
+if [[ $images != *oakestra/example:1* ]]; then
     say "building the example's image from busybox …"
     archive=$(mktemp --suffix=.tar)
     trap 'rm -f "$archive"' EXIT
-    "$venv/bin/python" -m oakestra.runtime.images.build --example "$archive" >/dev/null
+    said=$("$venv/bin/python" -m oakestra.runtime.images.build --example "$archive" 2>&1) || fail "$said"
     "$oak" worker image load "$archive"
 fi
 

@@ -15,7 +15,6 @@ from oakestra.control.keys import own_key
 from oakestra.model.errors import Forbidden
 from oakestra.model.ids import WorkerId
 from oakestra.network.linux import LinuxNetwork
-from oakestra.runtime import ContainerState
 from oakestra.runtime.images import ImageStore
 from oakestra.runtime.machine import LinuxMachine, architecture
 from oakestra.runtime.oci import OciRuntime, images_in_use
@@ -97,15 +96,11 @@ async def tear_down(config: WorkerConfig) -> int:
     seen = await runtime.observe()
     async with asyncio.TaskGroup() as group:
         for container in seen:
-            group.create_task(_end(runtime, container.number, container.state, config.stop_grace_s))
+            group.create_task(runtime.stop(container.number, grace_s=config.stop_grace_s))
+    await runtime.purge()
+    runtime.close()
     await _network(config, worker_id(key)).remove()
     return len(seen)
-
-
-async def _end(runtime: OciRuntime, number: int, state: ContainerState, grace_s: float) -> None:
-    if state is ContainerState.RUNNING:
-        await runtime.stop(number, grace_s=grace_s)
-    await runtime.delete(number)
 
 
 def worker_id(key: str) -> WorkerId:
@@ -139,11 +134,12 @@ def _runtime(config: WorkerConfig, id: WorkerId, clock: Clock) -> OciRuntime:
         cgroup_parent=f"/oakestra/{config.installation}/{id[:6]}",
         clock=clock,
         allow_privileged=config.allow_privileged,
+        boot_id=config.boot_id or None,
     )
 
 
 def _network(config: WorkerConfig, id: WorkerId) -> LinuxNetwork:
-    return LinuxNetwork(id, runtime_dir=config.runtime_dir)
+    return LinuxNetwork(id, runtime_dir=config.runtime_dir, tunnel_port=config.tunnel_port)
 
 
 def _underlay(cluster_host: str) -> str:
