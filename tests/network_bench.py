@@ -17,11 +17,12 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from oakestra.model.address import Backend, Peer, Route, RouteKind, Subnet, host_address, worker_subnet
 from oakestra.model.ids import OrganizationId, ServiceId, WorkerId
@@ -37,6 +38,7 @@ PATIENCE_S = 5.0
 PORT = 8000
 ACME = OrganizationId("acme")
 OTHER = OrganizationId("other")
+OUTSIDE_V4, OUTSIDE_V6 = "198.18.0.9", "fd31::9"
 
 
 def enter(fd: int) -> None:
@@ -121,22 +123,25 @@ def in_namespace(path: str, work: Callable[[], T]) -> T:
 class Worker:
     """A machine with a worker's network on it."""
 
-    def __init__(self, index: int, folder: Path, *, name: str = "") -> None:
+    def __init__(self, index: int, folder: Path, *, machine: Machine | None = None) -> None:
         self.index = index
-        self.machine = Machine()
-        self.id = WorkerId(name or f"{index:024x}")
+        self.machine = machine or Machine()
+        self._shares_machine = machine is not None
+        self.id = WorkerId(f"{index:024x}")
         self.folder = folder / f"w{index}"
         self.subnet: Subnet = worker_subnet(index)
         self.underlay_v4 = f"198.18.0.{10 + index}"
         self.instances: list[Instance] = []
+        self.uptime_s = 0.0
         self.network = self.agent()
 
     def agent(self) -> LinuxNetwork:
         """Return the network of a new agent."""
-        return LinuxNetwork(self.id, runtime_dir=self.folder)
+        return LinuxNetwork(self.id, runtime_dir=self.folder, uptime_s=lambda: self.uptime_s)
 
     def restart(self) -> None:
         """Let a new agent take over."""
+        self.network.close()
         self.network = self.agent()
 
     def overlay(self, routes: Sequence[Route] = (), peers: Sequence[Peer] = (), **more: Any) -> Overlay:
@@ -178,9 +183,20 @@ class Worker:
     def peer(self) -> Peer:
         return Peer(subnet_index=self.index, subnets=(self.subnet,), host=self.underlay_v4)
 
+    @property
+    def gateway(self) -> InstanceAddress:
+        """This machine's own address in the overlay."""
+        return host_address(self.subnet, 1)
+
+    def detach(self, instance: Instance) -> None:
+        self.machine.live(self.network.detach(instance.number))
+        self.instances.remove(instance)
+
     def close(self) -> None:
         self.machine.live(self.network.remove())
-        self.machine.close()
+        self.network.close()
+        if not self._shares_machine:
+            self.machine.close()
 
 
 def semantic_address(number: int) -> InstanceAddress:
@@ -193,8 +209,6 @@ class Fleet:
 
     workers: list[Worker]
     outside: Machine
-    outside_v4: str = "198.18.0.9"
-    outside_v6: str = "fd31::9"
     services: list[Route] = field(default_factory=list)
 
     def instance_routes(self) -> list[Route]:
@@ -218,8 +232,15 @@ class Fleet:
             worker.apply(self.overlay(worker))
 
     def overlay(self, worker: Worker) -> Overlay:
-        here = {instance.tenant for instance in worker.instances}
-        routes = [route for route in (*self.instance_routes(), *self.services) if route.tenant in here]
+        tenants = {instance.tenant for instance in worker.instances}
+        here = {instance.namespace for instance in worker.instances}
+        routes = [
+            replace(
+                route, backends=tuple(replace(each, local=each.address in here) for each in route.backends)
+            )
+            for route in (*self.instance_routes(), *self.services)
+            if route.tenant in tenants
+        ]
         peers = [other.peer for other in self.workers if other is not worker]
         return worker.overlay(routes, peers)
 
@@ -240,22 +261,28 @@ def service(
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, size: int) -> Iterator[Fleet]:
-    """Make `size` workers, joined by a switch; take everything away afterwards."""
+def fleet(folder: Path, size: int, *, sysctl: Mapping[str, str] | None = None) -> Iterator[Fleet]:
+    """Make `size` workers, joined by a switch, with these settings; take everything away afterwards."""
     with contextlib.ExitStack() as stack:
         switch = stack.enter_context(contextlib.closing(Machine()))
         switch.shell("ip", "link", "add", "br0", "type", "bridge")
         switch.shell("ip", "link", "set", "br0", "up")
         outside = stack.enter_context(contextlib.closing(Machine()))
-        plug(switch, outside, "198.18.0.9", "fd31::9", "p9")
+        plug(switch, outside, OUTSIDE_V4, OUTSIDE_V6, "p9")
         workers = []
         for index in range(1, size + 1):
             worker = stack.enter_context(contextlib.closing(Worker(index, folder)))
             plug(switch, worker.machine, worker.underlay_v4, f"fd31::{10 + index}", f"p{index}")
-            worker.machine.shell("ip", "route", "add", "default", "via", "198.18.0.9")
+            worker.machine.shell("ip", "route", "add", "default", "via", OUTSIDE_V4)
+            for key, value in (sysctl or {}).items():
+                worker.machine.do(partial(_set, key, value))
             worker.prepare()
             workers.append(worker)
         yield Fleet(workers, outside)
+
+
+def _set(key: str, value: str) -> None:
+    Path("/proc/sys", key).write_text(value)
 
 
 def plug(switch: Machine, machine: Machine, v4: str, v6: str, port: str) -> None:
@@ -271,12 +298,18 @@ def plug(switch: Machine, machine: Machine, v4: str, v6: str, port: str) -> None
 # --- what instances say -----------------------------------------------------------------------------------------------
 
 
-class Server:
-    """Answers on TCP and UDP, IPv4 and IPv6, with its name and whom it saw; `place` is where its sockets are made."""
+class Place(Protocol):
+    """A machine or an instance: somewhere with a network of its own."""
 
-    def __init__(self, name: str, place: Callable[[Callable[[], Any]], Any], *, port: int = PORT) -> None:
+    def do(self, work: Callable[[], T]) -> T: ...
+
+
+class Server:
+    """Answers on TCP and UDP, IPv4 and IPv6, with its name and whom it saw; on TCP it then repeats what it hears."""
+
+    def __init__(self, name: str, place: Place, *, port: int = PORT) -> None:
         self._name = name
-        self._sockets: list[socket.socket] = place(lambda: _listening(port))
+        self._sockets = place.do(lambda: _listening(port))
         self._end, self._ended = socket.socketpair()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -386,7 +419,7 @@ def ping(address: str, *, timeout_s: float = 1.0) -> str:
 
 
 def _checksum(body: bytes) -> int:
-    total = sum(struct.unpack(f">{len(body) // 2}H", body))
+    total: int = sum(struct.unpack(f">{len(body) // 2}H", body))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 

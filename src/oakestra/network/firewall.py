@@ -19,41 +19,56 @@ logger = logging.getLogger(__name__)
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AF_INET, _AF_INET6 = 2, 10
-_COMMANDS = {
-    _AF_INET: ("iptables", "/proc/thread-self/net/ip_tables_names"),
-    _AF_INET6: ("ip6tables", "/proc/thread-self/net/ip6_tables_names"),
+_COMMANDS = {_AF_INET: "iptables", _AF_INET6: "ip6tables"}
+_LEGACY_TABLES = {
+    _AF_INET: Path("/proc/thread-self/net/ip_tables_names"),
+    _AF_INET6: Path("/proc/thread-self/net/ip6_tables_names"),
 }
 
 
-def let_through(netfilter: Netlink, names: Names) -> None:
-    """Have every iptables that filters what is forwarded accept what comes from our links or goes to them."""
-    for command in _filtering(netfilter):
-        for direction in ("-i", "-o"):
-            rule = _rule(names, direction)
-            if not _run(command, "-C", "FORWARD", *rule):
-                _run(command, "-I", "FORWARD", *rule)
+class OtherFirewalls:
+    """Keeps our rules in every iptables that filters what is forwarded."""
+
+    def __init__(self, netfilter: Netlink, names: Names) -> None:
+        self._netfilter = netfilter
+        self._names = names
+        self._generation = -1
+
+    def let_through(self) -> None:
+        """Have each accept what comes from our links or goes to them. Starts no program while no rule changed."""
+        generation = nft.generation(self._netfilter)
+        if generation == self._generation and not any(_legacy()):
+            return
+        for command in self._filtering():
+            for direction in ("-i", "-o"):
+                rule = _rule(self._names, direction)
+                if not _run(command, "-C", "FORWARD", *rule):
+                    _run(command, "-I", "FORWARD", *rule)
+        self._generation = nft.generation(self._netfilter)
+
+    def forget(self) -> None:
+        """Take our rules out of each."""
+        for command in self._filtering():
+            for direction in ("-i", "-o"):
+                while _run(command, "-D", "FORWARD", *_rule(self._names, direction)):
+                    pass
+
+    def _filtering(self) -> Iterator[str]:
+        chains = {(chain.family, chain.table, chain.name) for chain in nft.chains(self._netfilter)}
+        for family, command in _COMMANDS.items():
+            if (family, "filter", "FORWARD") in chains:
+                yield f"{command}-nft"
+        yield from _legacy()
 
 
-def forget(netfilter: Netlink, names: Names) -> None:
-    """Take our rules out of every iptables."""
-    for command in _filtering(netfilter):
-        for direction in ("-i", "-o"):
-            while _run(command, "-D", "FORWARD", *_rule(names, direction)):
-                pass
+def _legacy() -> Iterator[str]:
+    for family, command in _COMMANDS.items():
+        if _lists_filter(_LEGACY_TABLES[family]):
+            yield f"{command}-legacy"
 
 
 def _rule(names: Names, direction: str) -> tuple[str, ...]:
     return (direction, f"{names.links}+", "-m", "comment", "--comment", names.table, "-j", "ACCEPT")
-
-
-def _filtering(netfilter: Netlink) -> Iterator[str]:
-    """Yield the commands for those iptables that have a FORWARD chain."""
-    chains = {(chain.family, chain.table, chain.name) for chain in nft.chains(netfilter)}
-    for family, (command, legacy_tables) in _COMMANDS.items():
-        if (family, "filter", "FORWARD") in chains:
-            yield f"{command}-nft"
-        if _lists_filter(Path(legacy_tables)):
-            yield f"{command}-legacy"
 
 
 def _lists_filter(path: Path) -> bool:

@@ -62,8 +62,9 @@ def allow_forwarding(*, v6: bool) -> None:
     _set(_SYSCTL / "ipv4/ip_forward", "1")
     if v6 and _get(_SYSCTL / "ipv6/conf/all/forwarding") != "1":
         for device in (_SYSCTL / "ipv6/conf").iterdir():
-            # a router ignores other routers' advertisements unless told twice; the machine may live by them
-            if _get(device / "accept_ra") == "1":
+            # a router ignores other routers' advertisements unless told twice; the machine may live by them. Not
+            # the default of links to come: an instance must never be one of those routers
+            if device.name not in {"all", "default"} and _get(device / "accept_ra") == "1":
                 _set(device / "accept_ra", "2")
         _set(_SYSCTL / "ipv6/conf/all/forwarding", "1")
 

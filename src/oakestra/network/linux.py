@@ -6,6 +6,7 @@ All of it happens in the network namespace that the agent was started in, on one
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,11 +32,13 @@ class LinuxNetwork:
         runtime_dir: Path,
         resolv_conf: Path = Path("/etc/resolv.conf"),
         tunnel_port: int = 50103,
+        uptime_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = Names.of(worker)
         self._folder = runtime_dir / "netns"
         self._resolv_conf = resolv_conf
         self._tunnel_port = tunnel_port
+        self._uptime_s = uptime_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
         self._plane: Plane | None = None
 
@@ -60,13 +63,24 @@ class LinuxNetwork:
     async def remove(self) -> None:
         await self._do("remove the machine's part of the overlay", lambda plane: plane.remove())
 
+    def close(self) -> None:
+        """End what belongs to the agent; what it made goes on. No call may be under way."""
+        self._thread.shutdown()
+        if self._plane is not None:
+            self._plane.close()
+
     async def _do(self, what: str, work: Callable[[Plane], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, what, work)
 
     def _work(self, what: str, work: Callable[[Plane], T]) -> T:
         try:
             if self._plane is None:
-                self._plane = Plane(self._names, folder=self._folder, tunnel_port=self._tunnel_port)
+                self._plane = Plane(
+                    self._names,
+                    folder=self._folder,
+                    tunnel_port=self._tunnel_port,
+                    uptime_s=self._uptime_s,
+                )
             return work(self._plane)
         except PermissionError as error:
             raise Rejected(f"could not {what}: the worker needs root rights for it") from error

@@ -7,11 +7,12 @@ to an instance elsewhere go where the routes say it lives, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from oakestra.model.address import Peer, Route, RouteKind
+from oakestra.network import Overlay
 from oakestra.network.names import tunnel_mac, tunnel_neighbour_v4, tunnel_neighbour_v6
 
 Address = IPv4Address | IPv6Address
@@ -28,33 +29,34 @@ class Paths:
     routes: Mapping[Destination, Address] = field(default_factory=dict)
 
 
-def usable(peers: Iterable[Peer]) -> Iterator[Peer]:
-    """Yield the peers that the tunnel can reach: those with an IPv4 address, one per subnet index."""
-    seen: set[int] = set()
-    for peer in peers:
-        if _is_v4(peer.host) and peer.subnet_index not in seen:
+def usable(overlay: Overlay) -> Iterator[Peer]:
+    """Yield the peers that the tunnel can reach: those with an IPv4 address, one per subnet index, never ourselves."""
+    seen = {overlay.subnet_index}
+    for peer in overlay.peers:
+        if is_v4(peer.host) and peer.subnet_index not in seen:
             seen.add(peer.subnet_index)
             yield peer
 
 
-def _is_v4(host: str) -> bool:
+def is_v4(host: str) -> bool:
+    """Tell whether this is an IPv4 address, and not another one or a name."""
     try:
         return isinstance(ip_address(host), IPv4Address)
     except ValueError:
         return False
 
 
-def paths(peers: Iterable[Peer], routes: Iterable[Route]) -> Paths:
-    """Return the ways to `peers`, and to the instances that `routes` say they have."""
-    reachable = tuple(usable(peers))
+def paths(overlay: Overlay) -> Paths:
+    """Return the ways to the overlay's peers, and to the instances that its routes say they have."""
+    reachable = tuple(usable(overlay))
     ways: dict[Destination, Address] = {}
     for peer in reachable:
         for subnet in peer.subnets:
             ways[ip_network(subnet.v4)] = tunnel_neighbour_v4(peer.subnet_index)
             ways[ip_network(subnet.v6)] = tunnel_neighbour_v6(peer.subnet_index)
     known = {peer.subnet_index for peer in reachable}
-    by_subnet = {subnet.v4: peer.subnet_index for peer in reachable for subnet in peer.subnets}
-    for route in routes:
+    by_subnet = {ip_network(subnet.v4): peer.subnet_index for peer in reachable for subnet in peer.subnets}
+    for route in overlay.routes:
         home = _home(route, known, by_subnet)
         if home is not None and route.address.v4:
             ways[IPv4Network(route.address.v4)] = tunnel_neighbour_v4(home)
@@ -80,14 +82,16 @@ def only_v4(found: Paths) -> Paths:
     )
 
 
-def _home(route: Route, known: set[int], by_subnet: Mapping[str, int]) -> int | None:
+def _home(route: Route, known: set[int], by_subnet: Mapping[Destination, int]) -> int | None:
     """Return the peer that has the instance; None if it is here, nobody knows, or the address is not an instance's."""
     if route.kind is not RouteKind.INSTANCE:
         return None
     if route.home is not None:
         return route.home if route.home in known else None
+    lengths = {subnet.prefixlen for subnet in by_subnet}
     for backend in route.backends:
-        for subnet, peer in by_subnet.items():
-            if backend.address.v4 and IPv4Address(backend.address.v4) in IPv4Network(subnet):
-                return peer
+        for length in lengths if backend.address.v4 else ():
+            around = IPv4Network((backend.address.v4, length), strict=False)
+            if around in by_subnet:
+                return by_subnet[around]
     return None

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from oakestra.model.address import host_address
-from oakestra.model.errors import Unavailable
+from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.model.ids import OrganizationId
-from oakestra.model.service import PublishedPort
-from oakestra.network import Applied, Endpoint, Overlay, firewall, ground, links, listeners, namespaces, rules
+from oakestra.model.service import InstanceAddress, PublishedPort, TransportProtocol
+from oakestra.network import Applied, Endpoint, Overlay, ground, links, listeners, namespaces, rules
+from oakestra.network.firewall import OtherFirewalls
 from oakestra.network.links import Surroundings
 from oakestra.network.names import Names
 from oakestra.network.netlink import GONE, NETFILTER, ROUTE, Netlink
 from oakestra.network.netlink import route as rt
-from oakestra.network.paths import only_v4, paths
+from oakestra.network.paths import Paths, only_v4, paths
 from oakestra.network.table import Table
 from oakestra.network.tunnel import Tunnel
 
@@ -26,12 +27,16 @@ logger = logging.getLogger(__name__)
 
 _VXLAN_BYTES = 50
 """What the tunnel adds to each packet: Ethernet, IPv4, UDP and VXLAN headers."""
+DRAIN_S = 15.0
+"""How long connections may go on to an instance that no route leads to any more: longer than stopping it takes."""
 
 
 class Plane:
     """Everything of one worker in the network namespace of the thread that makes this."""
 
-    def __init__(self, names: Names, *, folder: Path, tunnel_port: int) -> None:
+    def __init__(
+        self, names: Names, *, folder: Path, tunnel_port: int, uptime_s: Callable[[], float]
+    ) -> None:
         self._names = names
         self._folder = folder
         self._netlink = Netlink(ROUTE)
@@ -39,10 +44,16 @@ class Plane:
         self._netfilter = netfilter
         self._table = Table(netfilter, names, tunnel_port=tunnel_port)
         self._tunnel = Tunnel(self._netlink, names, port=tunnel_port)
+        self._firewalls = OtherFirewalls(netfilter, names)
         self._around: Surroundings | None = None
         self._tenants: dict[int, OrganizationId] = {}
         """Whose each attached instance is."""
         self._groups: dict[OrganizationId, int] = {}
+        self._tunnel_port = tunnel_port
+        self._uptime_s = uptime_s
+        self._backends: set[InstanceAddress] = set()
+        self._drained_s: dict[InstanceAddress, float] = {}
+        """When the connections end of backends that no route leads to any more."""
         self._adopt()
 
     def _adopt(self) -> None:
@@ -69,7 +80,7 @@ class Plane:
             accepted, _ = self._publishable(overlay)
             self._number_tenants(overlay)
             self._table.replace(overlay.subnets, rules.elements(accepted, self._groups))
-        firewall.let_through(self._netfilter, self._names)
+        self._firewalls.let_through()
 
     def attach(self, endpoint: Endpoint) -> str:
         """See `Network.attach`."""
@@ -105,15 +116,43 @@ class Plane:
             raise Unavailable("the machine's network is not ready yet")
         accepted, refused = self._publishable(overlay)
         self._number_tenants(overlay)
-        ways = paths(overlay.peers, overlay.routes)
+        ways = paths(overlay)
         if self._around.gateway_v6 is None:
             ways = only_v4(ways)
-        self._tunnel.extend(
-            ways, index=overlay.subnet_index, underlay_v4=overlay.underlay_v4, mtu=self._around.mtu
-        )
-        self._table.set(rules.elements(accepted, self._groups))
+        trouble = self._extend_tunnel(overlay, ways)
+        self._table.set(overlay.subnets, rules.elements(accepted, self._groups))
+        if trouble is not None:
+            raise trouble
         self._tunnel.shrink(ways)
+        self._end_drained(overlay)
         return Applied(refused_ports=refused)
+
+    def _extend_tunnel(self, overlay: Overlay, ways: Paths) -> OakestraError | None:
+        """Return what is wrong with the tunnel: that is no reason to leave instances on this machine without rules."""
+        assert self._around is not None, "`apply` looked"
+        try:
+            self._tunnel.extend(
+                ways, index=overlay.subnet_index, underlay_v4=overlay.underlay_v4, mtu=self._around.mtu
+            )
+        except OakestraError as error:
+            return error
+        return None
+
+    def _end_drained(self, overlay: Overlay) -> None:
+        """End the connections to instances that no route has led to for a while.
+
+        Those that stop get their time to finish; those that are gone would leave their clients waiting.
+        """
+        now_s = self._uptime_s()
+        backends = {backend.address for route in overlay.routes for backend in route.backends}
+        for address in self._backends - backends:
+            self._drained_s[address] = now_s + DRAIN_S
+        for address in backends & self._drained_s.keys():
+            del self._drained_s[address]
+        self._backends = backends
+        for address in [each for each, until_s in self._drained_s.items() if until_s <= now_s]:
+            links.forget_connections(self._netfilter, address)
+            del self._drained_s[address]
 
     def _number_tenants(self, overlay: Overlay) -> None:
         """Give every tenant of the overlay a number; those with instances here keep theirs."""
@@ -136,12 +175,15 @@ class Plane:
                 if inode is not None:
                     refused.append((port, _taken(port, listeners.owner(inode))))
                     continue
+                if (port.protocol, port.host_port) == (TransportProtocol.UDP, self._tunnel_port):
+                    refused.append((port, _taken(port, "the tunnel to other workers")))
+                    continue
             accepted.append(publication)
         return replace(overlay, publications=tuple(accepted)), tuple(refused)
 
     def remove(self) -> None:
         """See `Network.remove`."""
-        firewall.forget(self._netfilter, self._names)
+        self._firewalls.forget()
         self._table.remove()
         self._tunnel.remove()
         for number in self._numbers():
@@ -152,6 +194,11 @@ class Plane:
         with contextlib.suppress(OSError):
             self._folder.rmdir()
         self._around = None
+
+    def close(self) -> None:
+        """Speak with the kernel no more; everything in it stays."""
+        self._netlink.close()
+        self._netfilter.close()
 
     def _numbers(self) -> set[int]:
         seats = {seat.endpoint.number for seat in links.seats(self._netlink, self._names)}

@@ -41,8 +41,8 @@ Elements = dict[str, dict[bytes, Value]]
 FAMILIES = (4, 6)
 READY_SIZES = range(1, 33)
 """Numbers of backends that a chain is always there for; others get theirs when first needed."""
-METADATA_V6 = "fd00:ec2::254"
-"""Where a cloud tells a machine's secrets to whoever asks over IPv6; over IPv4 it is a link-local address."""
+METADATA_V6 = "fd00:ec2::254, fd20:ce::254"
+"""Where clouds tell a machine's secrets to whoever asks over IPv6; over IPv4 it is a link-local address."""
 _PROTOCOLS = {TransportProtocol.TCP: 6, TransportProtocol.UDP: 17}
 
 
@@ -71,8 +71,10 @@ def elements(overlay: Overlay, groups: Mapping[OrganizationId, int]) -> Elements
         port, key = publication.port, publication_key(publication.port)
         for family, namespace in _addresses(publication.namespace):
             found[f"pub{family}"].setdefault(key, namespace + _port(port.container_port))
-    for peer in usable(overlay.peers):
-        found["peers4"][_packed(peer.host)] = None
+    for peer in usable(overlay):
+        host = _packed(peer.host)
+        found["peers4"][host] = None
+        found["ends4"][host + _port(peer.port)] = None
         for family, gateway in _gateways(peer):
             found[f"hosts{family}"][gateway] = None
     return found
@@ -206,12 +208,13 @@ def _shapes() -> Iterator[tuple[str, Shape]]:
         yield f"pub{family}", Shape(published, ("protocol", "port"), target)
         yield f"hosts{family}", Shape(f"type {address}", (address,))
     yield "peers4", Shape("type ipv4_addr", ("ipv4_addr",))
+    yield "ends4", Shape("type ipv4_addr . inet_service", ("ipv4_addr", "port"))
 
 
 SETS: Mapping[str, Shape] = dict(_shapes())
 """svc: service address -> chain that chooses; be: (service address, backend index) -> backend; src: an instance's
 address -> its semantic one; reach: what a tenant's instances may talk with; pub: published ports; hosts: other workers'
-own addresses in the overlay; peers: where other workers' tunnels end."""
+own addresses in the overlay; peers: other workers' machines; ends: the UDP ports there where their tunnels end."""
 _LENGTHS = {"ipv4_addr": 4, "ipv6_addr": 16, "number": 4, "port": 4, "protocol": 4}
 
 
@@ -331,7 +334,7 @@ def render_chains(names: Names, subnets: Iterable[Subnet], *, tunnel_port: int) 
 # Priorities: `raw` is before connections are tracked; NAT comes 5 before Docker's and Kubernetes', because the first
 # mapping of a connection wins. Who is refused is told so at once, TCP by a reset, because the kernel sends only a few
 # ICMP errors a second. A stranger from the tunnel is dropped instead: it may be an instance we have not heard of yet,
-# that tries again. `fib saddr . iif oif missing` is a source that does not live where the packet came from.
+# that tries again. No instance may speak to the end of a tunnel: masqueraded as this machine, it would be believed. `fib saddr . iif oif missing` is a source that does not live where the packet came from.
 _CHAINS = """\
   chain refuse {{
     meta l4proto tcp reject with tcp reset
@@ -381,9 +384,10 @@ _CHAINS = """\
     oifname {gateway} jump refuse
     ip daddr {svc4} jump refuse
     ip6 daddr {svc6} jump refuse
-    ip daddr . iifgroup @reach4 accept
-    ip6 daddr . iifgroup @reach6 accept
+    oifname {ours} ip daddr . iifgroup @reach4 accept
+    oifname {ours} ip6 daddr . iifgroup @reach6 accept
     oifname {instances} ct status dnat accept
+    ip daddr . udp dport @ends4 drop
     ip daddr {{ {overlay4}, 169.254.0.0/16 }} jump refuse
     ip6 daddr {{ {workers6}, fe80::/10, {metadata6} }} jump refuse
     accept
@@ -412,7 +416,8 @@ _CHAINS = """\
   chain to_host {{
     ct state established,related accept
     fib saddr . iif oif missing drop
-    meta l4proto {{ icmp, ipv6-icmp }} accept
+    icmp type echo-request accept
+    icmpv6 type echo-request accept
     iifname {instances} meta l4proto {{ tcp, udp }} th dport 53 accept
     jump refuse
   }}

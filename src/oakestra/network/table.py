@@ -75,21 +75,27 @@ class Table:
         )
         self._there = wanted
 
-    def set(self, wanted: Elements) -> None:
-        """Make the elements so, in one transaction; no message when they are."""
+    def set(self, subnets: Sequence[Subnet], wanted: Elements) -> None:
+        """Make the elements so, in one transaction; no message when they are. Somebody may have been at the table
+        at any moment: then it is looked at afresh, and put back if need be.
+        """
+        if not self.look(subnets):
+            self.replace(subnets, wanted)
+            return
+        try:
+            self._change(wanted)
+        except NetlinkError:
+            self._generation = -1
+            if self.look(subnets):
+                self._change(wanted)
+            else:
+                self.replace(subnets, wanted)
+
+    def _change(self, wanted: Elements) -> None:
         sizes = rules.missing_sizes(wanted, self._sizes)
         if sizes:
             self._load(rules.render_more_choosers(self._names, sizes))
             self._sizes.update(sizes)
-        try:
-            self._change(wanted)
-        except NetlinkError:
-            self._there = {
-                name: nft.elements(self._netfilter, self._names.table, name) for name in rules.SETS
-            }
-            self._change(wanted)
-
-    def _change(self, wanted: Elements) -> None:
         differences = rules.differences(self._there, wanted)
         removals = [nft.Change("remove", each.set, each.remove) for each in differences if each.remove]
         additions = [nft.Change("add", each.set, each.add) for each in differences if each.add]

@@ -12,7 +12,7 @@ from oakestra.model.errors import Rejected, Unavailable
 from oakestra.network.names import Names, tunnel_mac
 from oakestra.network.netlink import GONE, Message, Netlink
 from oakestra.network.netlink import route as rt
-from oakestra.network.paths import Paths
+from oakestra.network.paths import Paths, is_v4
 
 _VNI = 1
 K = TypeVar("K")
@@ -35,9 +35,10 @@ class Tunnel:
         """Have the device and every wanted path; what is there besides stays until `shrink`."""
         if not wanted.forwarding:
             return
-        if not underlay_v4:
+        if not is_v4(underlay_v4):
             raise Rejected(
-                "this worker does not know its address towards other workers; set `address` in its configuration"
+                f"other workers reach this one at {underlay_v4 or 'no address'}, but the tunnel between them needs an "
+                "IPv4 address; set `address` in the worker's configuration"
             )
         self._have_device(index=index, underlay_v4=underlay_v4, mtu=mtu)
         there = self._there
