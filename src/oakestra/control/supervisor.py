@@ -49,6 +49,11 @@ class Program:
     revision: str = ""
     """Anything whose change means that it must be restarted, e.g. a digest of its code."""
 
+    @property
+    def whole_environment(self) -> Mapping[str, str]:
+        """All the variables it finds, whoever starts it."""
+        return {"PATH": processes.PATH, "HOME": "/root", **dict(self.environment)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
@@ -204,7 +209,7 @@ class Supervisor:
         with log.open("ab") as output:
             child = subprocess.Popen(
                 (*inside, *program.command),
-                env={"PATH": processes.PATH, "HOME": "/root", **dict(program.environment)},
+                env=program.whole_environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

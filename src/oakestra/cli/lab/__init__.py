@@ -187,7 +187,7 @@ def run_heal(args: argparse.Namespace) -> int:
 
 def run_kill(args: argparse.Namespace) -> int:
     """Kill a process of a host. What the supervisor does not start again by itself, start."""
-    from oakestra.cli.installation import have_supervisor
+    from oakestra.cli.keeping.supervised import have_supervisor
     from oakestra.lab import power
 
     with _changing(args) as lab:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from oakestra.cli import config, installation, readiness, tiers
 from oakestra.cli.client import session
-from oakestra.control import supervisor
+from oakestra.cli.keeping.programs import code_digest
+from oakestra.cli.keeping.supervised import Supervised
 from oakestra.control.installation import Installation
 from oakestra.lab import kernel, plan, power, record
 from oakestra.lab.plan import Host, Lab
@@ -34,7 +35,7 @@ def up(name: str, *, clusters: int | None, workers: int | None) -> None:
         supervise(lab)
         _tell(f"{len(found)} hosts and a switch", begun_s)
         for host in found:
-            installation.until_well(check(host), Installation(host.installation))
+            installation.until_well(check(host), Supervised(Installation(host.installation)))
         _have_example([host for host in found if host.tier == "worker"])
         _log_in(lab)
 
@@ -46,11 +47,10 @@ def supervise(lab: Lab) -> None:
         lab,
         python=sys.executable,
         environment=plan.for_tiers(readiness.environment()),
-        revision=installation.code_digest(),
+        revision=code_digest(),
         memory_mib=_memory_mib(lab),
     )
-    supervisor.write_programs(supervisor.programs_file(home), programs)
-    installation.have_supervisor(home)
+    Supervised(home).start(programs)
 
 
 def check(host: Host) -> readiness.Check:
