@@ -8,6 +8,8 @@ import shutil
 import pytest
 from hypothesis import settings
 
+from prerequisites import cannot_run
+
 settings.register_profile("oakestra", deadline=None, print_blob=True)
 settings.load_profile("oakestra")  # machines are shared and noisy: how long an example takes says nothing
 
@@ -15,13 +17,6 @@ settings.load_profile("oakestra")  # machines are shared and noisy: how long an 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") is not None and os.geteuid() != 0:
         cannot_run("needs root rights")
-
-
-def cannot_run(reason: str) -> None:
-    """Skip the test that runs, or fail it under CI, where everything is meant to be there."""
-    if os.environ.get("CI") == "true":  # noqa: TID251 - how the tests run is not a tier's configuration
-        pytest.fail(f"cannot run here: {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

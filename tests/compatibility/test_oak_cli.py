@@ -10,9 +10,9 @@ from typing import Protocol
 
 import pytest
 
-from conftest import cannot_run
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.root.state import ClusterRecord
+from prerequisites import cannot_run
 from published_cli import CannotInstall, OakCli, installed_cli
 from root_api import RootApi, let_cluster_join, let_run
 from served_root import PUBLISHED_PORT, ServedRoot, own_loopback_address, served_root
