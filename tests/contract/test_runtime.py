@@ -12,12 +12,37 @@ import pytest
 import oci_bench
 from oakestra.control.clock import SystemClock
 from oakestra.model.errors import Rejected, Unavailable
-from oakestra.runtime import ContainerSeen, ContainerState, Runtime
-from oakestra.runtime.fake import FakeHost, FakeRuntime
+from oakestra.runtime import (
+    KILLED,
+    TIMED_OUT,
+    CommandEnded,
+    CommandOutput,
+    ContainerSeen,
+    ContainerState,
+    OutputStream,
+    Runtime,
+)
+from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
 from oakestra.runtime.oci import OciRuntime
 from oci_bench import IMAGE, Bench, pieces, spec, until
 
 UNTIL_TOLD = ("sh", "-c", "echo started; while [ ! -e /end ]; do sleep 0.02; done; exit $(cat /end)")
+
+SAYS_AND_FAILS = ("sh", "-c", "echo out; echo err >&2; exit 3")
+LASTS = ("sh", "-c", "echo begun; sleep 1000")
+SAYS_MUCH = ("head", "-c", "300000", "/dev/zero")
+COMMANDS = {
+    SAYS_AND_FAILS: FakeCommand(
+        output=(
+            CommandOutput(stream=OutputStream.STDOUT, data=b"out\n"),
+            CommandOutput(stream=OutputStream.STDERR, data=b"err\n"),
+        ),
+        exit_code=3,
+    ),
+    LASTS: FakeCommand(output=(CommandOutput(stream=OutputStream.STDOUT, data=b"begun\n"),), lasts_s=1000.0),
+    SAYS_MUCH: FakeCommand(output=(CommandOutput(stream=OutputStream.STDOUT, data=bytes(50_000)),) * 6),
+}
+"""What the fake's images have; real ones have it anyway."""
 
 
 class Machine(Protocol):
@@ -40,7 +65,7 @@ class FakeMachine:
     """Everything in memory."""
 
     def __init__(self) -> None:
-        self._host = FakeHost(images={IMAGE}, missing={"no/such"})
+        self._host = FakeHost(images={IMAGE}, missing={"no/such"}, commands=dict(COMMANDS))
 
     def agent(self) -> Runtime:
         return FakeRuntime(self._host, clock=SystemClock(), random=Random(1))
@@ -304,6 +329,87 @@ def test_usage_is_of_what_runs(machine: Machine) -> None:
         assert list(usage) == [1]
         assert usage[1].cpu_ns > 0
         assert usage[1].memory_bytes > 0
+
+    live(machine, story)
+
+
+def _said(pieces: list[CommandOutput | CommandEnded], stream: OutputStream) -> bytes:
+    return b"".join(
+        piece.data for piece in pieces if isinstance(piece, CommandOutput) and piece.stream is stream
+    )
+
+
+def test_a_command_in_a_container_says_what_it_says_and_how_it_ends(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        found = [piece async for piece in agent.exec(1, SAYS_AND_FAILS, timeout_s=20.0)]
+        assert found[0] == CommandOutput(stream=OutputStream.STDOUT, data=b""), "told that it runs"
+        assert found[-1] == CommandEnded(exit_code=3)
+        assert (_said(found, OutputStream.STDOUT), _said(found, OutputStream.STDERR)) == (b"out\n", b"err\n")
+        assert await _state(agent, 1) is ContainerState.RUNNING
+
+    live(machine, story)
+
+
+def test_a_command_needs_a_container_that_runs_and_has_it(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await agent.create(spec(1, *UNTIL_TOLD))
+        for number in (1, 2):
+            with pytest.raises(Unavailable, match="does not run"):
+                await anext(agent.exec(number, SAYS_AND_FAILS, timeout_s=20.0))
+        await agent.start(1)
+        with pytest.raises(Rejected, match="'nothing' is not in the image"):
+            await anext(agent.exec(1, ("nothing",), timeout_s=20.0))
+
+    live(machine, story)
+
+
+def test_a_command_that_takes_too_long_is_killed(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        found = [piece async for piece in agent.exec(1, LASTS, timeout_s=0.5)]
+        assert _said(found, OutputStream.STDOUT) == b"begun\n"
+        assert found[-1] == CommandEnded(
+            exit_code=TIMED_OUT, reason="did not end within 0.5 s and was killed"
+        )
+
+    live(machine, story)
+
+
+def test_a_command_that_says_too_much_is_killed(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        whole = [piece async for piece in agent.exec(1, SAYS_MUCH, timeout_s=20.0)]
+        assert _said(whole, OutputStream.STDOUT) == bytes(300_000)
+        bounded = agent.exec(1, SAYS_MUCH, timeout_s=20.0, output_bytes_max=200_000)
+        found = [piece async for piece in bounded]
+        assert len(_said(found, OutputStream.STDOUT)) <= 200_000
+        assert found[-1] == CommandEnded(
+            exit_code=KILLED, reason="wrote more than 200000 bytes and was killed"
+        )
+
+    live(machine, story)
+
+
+def test_a_command_ends_when_nobody_listens_any_more_or_its_container_ends(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        left = agent.exec(1, LASTS, timeout_s=1000.0)
+        await anext(left)
+        await left.aclose()
+        assert await _state(agent, 1) is ContainerState.RUNNING
+        found: list[CommandOutput | CommandEnded] = []
+
+        async def listen() -> None:
+            async for piece in agent.exec(1, LASTS, timeout_s=1000.0):
+                found.append(piece)  # noqa: PERF401 - looked at while it grows
+
+        async with asyncio.timeout(oci_bench.TIMEOUT_S), asyncio.TaskGroup() as group:
+            group.create_task(listen())
+            await until(lambda: _said(found, OutputStream.STDOUT) == b"begun\n")
+            await machine.end(agent, 1, 0)
+        assert found[-1] == CommandEnded(exit_code=KILLED)
+        assert (await _stopped(agent, 1)).exit_code == 0
 
     live(machine, story)
 

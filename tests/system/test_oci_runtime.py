@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,12 @@ import msgspec
 import pytest
 
 import oci_bench
+from oakestra.control import processes as process_table
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.model.service import Resources
-from oakestra.runtime import ContainerState
+from oakestra.runtime import TIMED_OUT, CommandEnded, CommandOutput, ContainerState
 from oakestra.runtime.oci import OciRuntime, images_in_use
-from oakestra.control import processes as process_table
 from oci_bench import Bench, ended, output, run, seen, spec, until
 
 pytestmark = pytest.mark.root
@@ -615,6 +616,192 @@ def test_a_strangers_container_is_left_alone(bench: Bench) -> None:
     with_agent(bench, theirs, worker=WorkerId("f" * 24))
     with_agent(bench, still)
     assert images_in_use(bench.root / "state") == {bench.images.image.digest}
+
+
+# --- commands inside ---------------------------------------------------------------------------------------------------
+
+
+async def execute(runtime: OciRuntime, *command: str, timeout_s: float = 20.0) -> tuple[str, CommandEnded]:
+    """Run a command in container 1; return all that it said and how it ended."""
+    async with aclosing(runtime.exec(1, command, timeout_s=timeout_s)) as pieces:
+        *found, ended = [piece async for piece in pieces]
+    assert isinstance(ended, CommandEnded)
+    return b"".join(piece.data for piece in found if isinstance(piece, CommandOutput)).decode(), ended
+
+
+async def begin(runtime: OciRuntime, *command: str, **settings: object) -> None:
+    await runtime.create(spec(1, *command, **settings))
+    await runtime.start(1)
+
+
+def test_a_command_inside_may_no_more_than_the_container(bench: Bench) -> None:
+    """Its user, groups, variables, directory, capabilities, system calls and limits are those of the container."""
+    bench.images.image = replace(bench.images.image, user="app", working_dir="/tmp")
+    script = """
+        id; pwd; echo $FROM_IMAGE $MINE
+        grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status
+        unshare -U true; touch /sys/x
+    """
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime, "sh", "-c", f"exec 2>&1; {script} sleep 1000", environment=("MINE=2",))
+        await until(lambda: _says(runtime, 1, "Read-only"))
+        said, ended = await execute(runtime, "sh", "-c", f"exec 2>&1; {script}")
+        assert said == await output(runtime, 1)
+        assert said.startswith("uid=1000(app) gid=1001(app) groups=2000(extra)\n/tmp\n1 2\n")
+        assert "Seccomp:\t2" in said
+        assert ended.exit_code != 0
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert found.pid in bench.cgroups.pids(1)
+
+    with_agent(bench, story)
+
+
+def test_a_commands_limits_are_the_containers(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime, resources=Resources(memory_mib=16))
+        hungry = "x=$(head -c 100000000 /dev/zero | tr '\\0' a)"
+        _, ended = await execute(runtime, "sh", "-c", hungry)
+        assert ended.exit_code == 137
+        assert bench.cgroups.out_of_memory_kills(1) > 0
+
+    with_agent(bench, story)
+
+
+@pytest.mark.parametrize(
+    "left", ["", "</dev/null >/dev/null 2>&1"], ids=["holds the output", "holds nothing"]
+)
+def test_nothing_that_a_command_started_outlives_it(bench: Bench, left: str) -> None:
+    """Also what left its session and its parent, whether the command ends by itself, too late, or unheard."""
+    (bench.root / "layer/bin/setsid").symlink_to("busybox")
+    loose = f"(setsid sh -c 'sleep 999; true' {left} &); (sleep 998 {left} &)"
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        alone = bench.cgroups.pids(1)
+        said, ended = await execute(runtime, "sh", "-c", f"{loose}; echo done; exit 4")
+        assert (said, ended) == ("done\n", CommandEnded(exit_code=4))
+        assert bench.cgroups.pids(1) == alone
+        _, ended = await execute(runtime, "sh", "-c", f"{loose}; sleep 997", timeout_s=0.5)
+        assert ended.exit_code == TIMED_OUT
+        assert bench.cgroups.pids(1) == alone
+        unheard = runtime.exec(1, ("sh", "-c", f"{loose}; echo begun; sleep 997"), timeout_s=1000.0)
+        while not (await anext(unheard)).data:  # type: ignore[union-attr]
+            pass
+        assert len(bench.cgroups.pids(1)) > len(alone)
+        await unheard.aclose()
+        assert bench.cgroups.pids(1) == alone
+        assert _commands_left(bench) == []
+
+    with_agent(bench, story)
+
+
+def test_a_cancelled_listener_leaves_nothing(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        alone = bench.cgroups.pids(1)
+        for wait_s in (0.0, 0.001, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await execute(runtime, "sh", "-c", "sleep 999 & sleep 998")
+            assert bench.cgroups.pids(1) == alone
+            assert _commands_left(bench) == []
+        assert (await execute(runtime, "true"))[1].exit_code == 0
+
+    with_agent(bench, story)
+
+
+def test_a_slow_listener_hears_everything(bench: Bench) -> None:
+    """The command has long ended when most of what it said is still under way."""
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        pieces = runtime.exec(1, ("seq", "1", "20000"), timeout_s=20.0)
+        await anext(pieces)
+        await until(lambda: not bench.cgroups.parts(1, "exec-"))
+        *found, ended = [piece async for piece in pieces]
+        assert ended == CommandEnded(exit_code=0)
+        said = b"".join(piece.data for piece in found if isinstance(piece, CommandOutput))
+        assert said == b"".join(b"%d\n" % number for number in range(1, 20001))
+
+    with_agent(bench, story)
+
+
+def test_many_commands_at_once(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        found = await asyncio.gather(
+            *(execute(runtime, "sh", "-c", f"echo {n}; exit {n}") for n in range(12))
+        )
+        assert found == [(f"{n}\n", CommandEnded(exit_code=n)) for n in range(12)]
+
+    with_agent(bench, story)
+
+
+def test_a_container_goes_with_the_commands_in_it(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        running = asyncio.create_task(execute(runtime, "sh", "-c", "sleep 999 & sleep 998"))
+        await until(lambda: len(_in_commands(bench)) == 2)
+        await runtime.delete(1)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            assert (await running)[1].exit_code == 137
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
+def test_the_next_agent_ends_the_commands_of_one_that_died(bench: Bench) -> None:
+    task = oci_bench.Task(
+        root=str(bench.root), worker=bench.worker, cgroup_parent=bench.cgroup_parent, number=1, up=True
+    )
+    asker = subprocess.Popen(
+        [sys.executable, "-c", _ASK_AND_WAIT, msgspec.json.encode(task).decode()],
+        env={"PATH": process_table.PATH, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    async def after(runtime: OciRuntime) -> None:
+        found = await seen(runtime, 1)
+        assert found is not None
+        assert found.state is ContainerState.RUNNING
+        await until(lambda: bench.cgroups.pids(1) == {found.pid})
+        assert (await execute(runtime, "true"))[1].exit_code == 0
+
+    try:
+        asyncio.run(until(lambda: len(_in_commands(bench)) == 2))
+    finally:
+        asker.kill()
+        asker.wait()
+    with_agent(bench, after)
+
+
+_ASK_AND_WAIT = """
+import asyncio, sys, msgspec, oci_bench
+from pathlib import Path
+task = msgspec.json.decode(sys.argv[1], type=oci_bench.Task)
+async def main():
+    runtime = oci_bench.Bench(Path(task.root), task.worker, task.cgroup_parent).agent()
+    await runtime.prepare()
+    await runtime.create(oci_bench.spec(1))
+    await runtime.start(1)
+    async for _ in runtime.exec(1, ("sh", "-c", "sleep 999 & sleep 998"), timeout_s=1000.0):
+        pass
+asyncio.run(main())
+"""
+
+
+def _in_commands(bench: Bench) -> list[str]:
+    """Return the processes that commands in container 1 consist of."""
+    parts = bench.cgroups.parts(1, "exec-")
+    return [pid for part in parts for pid in (part / "cgroup.procs").read_text().split()]
+
+
+def _commands_left(bench: Bench) -> list[str]:
+    """Return what is there of commands in container 1: processes on the machine, parts of the cgroup, files."""
+    runcs = [line for _, line in bench.processes() if "exec" in line]
+    parts = bench.cgroups.parts(1, "exec-")
+    return [*map(str, runcs), *map(str, parts), *map(str, bench.bundle(1).glob("exec-*"))]
 
 
 # --- many ----------------------------------------------------------------------------------------------------------------

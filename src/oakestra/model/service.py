@@ -23,6 +23,24 @@ class RestartPolicy(StrEnum):
     NEVER = "never"
 
 
+class CheckKind(StrEnum):
+    """How a health check asks whether an instance is well."""
+
+    HTTP = "http"
+    """A GET request is answered with a status from 200 to 399."""
+    TCP = "tcp"
+    """A connection is accepted."""
+    EXEC = "exec"
+    """A command inside the instance ends with exit code 0."""
+    UNKNOWN = "unknown"
+    """One that only a later version knows; nobody here can tell whether it passes."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> CheckKind:
+        del value
+        return cls.UNKNOWN
+
+
 class ConstraintKind(StrEnum):
     """Rules a user may set about where a service runs; others are kept but not understood."""
 
@@ -81,6 +99,30 @@ class PublishedPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """How to tell whether a running instance does its work. Only a healthy one is routed to."""
+
+    kind: CheckKind
+    port: int = 0
+    """Of the instance, for HTTP and TCP."""
+    path: str = "/"
+    """For HTTP."""
+    command: tuple[str, ...] = ()
+    """For EXEC."""
+    interval_s: float = 5.0
+    timeout_s: float = 2.0
+    """A probe that takes longer has failed."""
+    start_period_s: float = 30.0
+    """Failures so soon after a start do not count: it is still starting."""
+    healthy_threshold: int = 1
+    """So many probes in a row must pass before it counts as healthy."""
+    unhealthy_threshold: int = 3
+    """So many in a row must fail before it counts as unhealthy."""
+    restart_after_s: float | None = 30.0
+    """Unhealthy for so long, it is started again; None: never for that reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
     """A rule about where a service may run."""
 
@@ -136,6 +178,7 @@ class ServiceSpec:
     restart: RestartPolicy = RestartPolicy.ALWAYS
     one_shot: bool = False
     """A one-shot service that ends with exit code 0 is COMPLETED and stays so."""
+    health_check: HealthCheck | None = None
     constraints: tuple[Constraint, ...] = ()
     addresses: ServiceAddresses = field(default_factory=ServiceAddresses)
 

@@ -6,7 +6,7 @@ Knows nothing of clusters, services or slots: labels are opaque, names are given
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -80,6 +80,36 @@ class ImageInfo:
     created_wall_s: float = 0.0
 
 
+class OutputStream(Enum):
+    """Where a command writes."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandOutput:
+    """Something that a command wrote."""
+
+    stream: OutputStream
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandEnded:
+    """How a command ended; nothing follows."""
+
+    exit_code: int
+    """128 + signal when killed; `TIMED_OUT` when it took too long."""
+    reason: str = ""
+    """Why it was ended before its time, in a sentence for people; empty if it ended by itself."""
+
+
+TIMED_OUT = 124
+"""As timeout(1) has it."""
+KILLED = 137
+OUTPUT_BYTES_MAX = 1 << 30
+
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all or 0) while an image is fetched."""
 
@@ -132,6 +162,22 @@ class Runtime(Protocol):
         """Yield whole lines of stdout and stderr, oldest first; with `follow` wait for more until it is removed.
 
         The log outlives restarts of the instance. `tail_bytes`: only about the last so many bytes.
+        """
+
+    def exec(
+        self,
+        number: int,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        output_bytes_max: int = OUTPUT_BYTES_MAX,
+    ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
+        """Run a command in a RUNNING container, with the user, variables, directory and rights of its process.
+
+        Yields an empty output as soon as it runs, then what it writes, only as fast as that is taken, then how it
+        ended. It reads nothing. Nothing that it started outlives it: all of it is killed when it ends, after
+        `timeout_s`, once it wrote more than `output_bytes_max`, and when the iterator is closed.
+        May overlap with every other call for that number.
         """
 
     def on_change(self, wake: Callable[[], None]) -> None:

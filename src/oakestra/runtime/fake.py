@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from oakestra.control.clock import Clock
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.runtime import (
+    KILLED,
+    OUTPUT_BYTES_MAX,
+    TIMED_OUT,
+    CommandEnded,
+    CommandOutput,
     ContainerSeen,
     ContainerSpec,
     ContainerState,
     ContainerUsage,
     ImageInfo,
+    OutputStream,
     Progress,
 )
 
 FOLLOW_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeCommand:
+    """What a command does that is run inside a container: it writes, lasts, and ends."""
+
+    output: tuple[CommandOutput, ...] = ()
+    exit_code: int = 0
+    lasts_s: float = 0.0
 
 
 @dataclass
@@ -31,6 +46,8 @@ class FakeHost:
     logs: dict[int, list[bytes]] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     """Images that no registry has."""
+    commands: dict[tuple[str, ...], FakeCommand] = field(default_factory=dict)
+    """What can be run inside containers; every image has all of them and nothing else."""
     full: bool = False
     starts: int = 0
     """How often a process was started, ever."""
@@ -167,6 +184,47 @@ class FakeRuntime:
                 yield b"".join(said[seen:])
                 seen = len(said)
             await asyncio.sleep(FOLLOW_POLL_S)
+
+    async def exec(
+        self,
+        number: int,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        output_bytes_max: int = OUTPUT_BYTES_MAX,
+    ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
+        await self._work(self.latency_s)
+        if not self._runs(number):
+            raise Unavailable(f"container {number} does not run now, so no command can run in it")
+        script = self.host.commands.get(tuple(command))
+        if script is None:
+            raise Rejected(f"the command {command[0]!r} is not in the image")
+        yield CommandOutput(stream=OutputStream.STDOUT, data=b"")
+        written = 0
+        for output in script.output:
+            written += len(output.data)
+            if written > output_bytes_max:
+                reason = f"wrote more than {output_bytes_max} bytes and was killed"
+                yield CommandEnded(exit_code=KILLED, reason=reason)
+                return
+            yield output
+        yield await self._ended(number, script, timeout_s)
+
+    async def _ended(self, number: int, script: FakeCommand, timeout_s: float) -> CommandEnded:
+        left_s = min(script.lasts_s, timeout_s)
+        while left_s > 0 and self._runs(number):
+            await asyncio.sleep(min(left_s, FOLLOW_POLL_S))
+            left_s -= FOLLOW_POLL_S
+        if not self._runs(number):
+            return CommandEnded(exit_code=KILLED)
+        if script.lasts_s > timeout_s:
+            reason = f"did not end within {timeout_s:g} s and was killed"
+            return CommandEnded(exit_code=TIMED_OUT, reason=reason)
+        return CommandEnded(exit_code=script.exit_code)
+
+    def _runs(self, number: int) -> bool:
+        seen = self.host.containers.get(number)
+        return seen is not None and seen.state is ContainerState.RUNNING
 
     def on_change(self, wake: Callable[[], None]) -> None:
         self._wake = wake

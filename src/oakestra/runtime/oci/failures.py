@@ -19,12 +19,12 @@ _SENTENCES: tuple[tuple[re.Pattern[str], type[OakestraError], str], ...] = (
     (
         re.compile(_COMMAND + r".*executable file not found"),
         Rejected,
-        "the command {command!r} is not in the image; correct the service's command or the image",
+        "the command {command!r} is not in the image; correct the command or the image",
     ),
     (
         re.compile(_COMMAND + r".*no such file or directory"),
         Rejected,
-        "the command {command!r} does not exist in the image; correct the service's command or the image",
+        "the command {command!r} does not exist in the image; correct the command or the image",
     ),
     (
         re.compile(_COMMAND + r".*(permission denied|is a directory)"),

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,9 @@ from oakestra.control.clock import Clock
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.runtime import (
+    OUTPUT_BYTES_MAX,
+    CommandEnded,
+    CommandOutput,
     ContainerSeen,
     ContainerSpec,
     ContainerState,
@@ -27,6 +30,7 @@ from oakestra.runtime import (
 from oakestra.runtime.oci import bundle, conmon, rootfs
 from oakestra.runtime.oci.bundle import UnpackedImage
 from oakestra.runtime.oci.endings import Endings
+from oakestra.runtime.oci.execution import PART, Execution, clear
 from oakestra.runtime.oci.facts import read_boot_id
 from oakestra.runtime.oci.failures import explain_runc, explained
 from oakestra.runtime.oci.linux.cgroups import Cgroups, hierarchies
@@ -101,6 +105,8 @@ class OciRuntime:
         for seen in await self.observe():
             if seen.state is ContainerState.RUNNING:  # created by an agent that died before it unmounted
                 rootfs.unmount(layout.bundle(seen.number) / "rootfs")
+            for part in self._cgroups.parts(seen.number, PART):  # commands of an agent that died
+                await clear(self._cgroups, part)
         self._runc, self._conmon = _program(self._runc), _program(self._conmon)
         if self._cgroups.found.controlled_by("memory") is None:
             logger.warning(
@@ -202,6 +208,23 @@ class OciRuntime:
 
     def logs(self, number: int, *, tail_bytes: int | None, follow: bool) -> AsyncIterator[bytes]:
         return self._logs.read(number, tail_bytes=tail_bytes, follow=follow)
+
+    async def exec(
+        self,
+        number: int,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        output_bytes_max: int = OUTPUT_BYTES_MAX,
+    ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
+        seen = self._running.get(number) or self._look(number)
+        if seen is None or seen.state is not ContainerState.RUNNING:
+            raise Unavailable(f"container {number} does not run now, so no command can run in it")
+        execution = Execution(self._layout, self._cgroups, number, runc=self._runc)
+        pieces = execution.run(command, timeout_s=timeout_s, output_bytes_max=output_bytes_max)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
     def on_change(self, wake: Callable[[], None]) -> None:
         self._wake = wake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import time
@@ -145,6 +146,45 @@ class Cgroups:
         for directory in self._directories(number):
             for group in reversed(list(_tree(directory))):
                 _remove(group)
+
+    def divide(self, number: int, prefix: str) -> tuple[Path, str]:
+        """Make a part of the instance's cgroup, by which processes started later can be told from its own.
+
+        Return its directory, whose name begins so, and how runc is told of it. Raises `OSError` if the instance's
+        cgroup is gone.
+        """
+        place = self._place(number, "pids")
+        if place is None:
+            raise Unavailable("this kernel has no pids cgroups, without which commands cannot be contained")
+        directory, unified = place
+        for index in itertools.count():
+            part = directory / f"{prefix}{index}"
+            with contextlib.suppress(FileExistsError):
+                part.mkdir()
+                return part, part.name if unified else f"pids:{part.name}"
+        raise AssertionError("there is always another number")
+
+    def parts(self, number: int, prefix: str) -> list[Path]:
+        """Return the parts of the instance's cgroup whose names begin so."""
+        place = self._place(number, "pids")
+        return [] if place is None else sorted(place[0].glob(f"{prefix}*"))
+
+    @staticmethod
+    def clear(part: Path) -> bool:
+        """Kill whatever is left in a part and remove it; False if it is not empty yet."""
+        for group in reversed(list(_tree(part))):
+            for pid in _pids(group):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                group.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in {errno.EBUSY, errno.ENOTEMPTY}:
+                    raise
+                return False
+        return True
 
     def remove_parents(self) -> None:
         """Remove the cgroups above the instances' as far as they are empty."""
