@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from prerequisites import cannot_run
 
+pytest_plugins = ("lab_fixture",)
+
 settings.register_profile("oakestra", deadline=None, print_blob=True)
 settings.load_profile("oakestra")  # machines are shared and noisy: how long an example takes says nothing
 

@@ -32,10 +32,9 @@ def look(name: str) -> Seen:
     there = frozenset(known for known in namespaces() if known.startswith(prefix(name)) and _is_bound(known))
     if switch not in there:
         return Seen(namespaces=there)
-    ports = frozenset(
-        port["ifname"] for port in _ask("-n", switch, "link", "show") if port.get("master") == SWITCH
-    )
-    return Seen(namespaces=there, ports=ports)
+    there_too = {found["ifname"]: found.get("master") for found in _ask("-n", switch, "link", "show")}
+    ports = frozenset(name for name, master in there_too.items() if master == SWITCH)
+    return Seen(namespaces=there, switch=SWITCH in there_too, ports=ports)
 
 
 def carry_out(batches: Sequence[Batch]) -> None:

@@ -60,6 +60,8 @@ class Seen:
 
     namespaces: frozenset[str] = frozenset()
     """Those that are really there, not only their names."""
+    switch: bool = False
+    """Whether there is one, in its namespace."""
     ports: frozenset[str] = frozenset()
     """Links that the switch forwards between. Joining one is the last step: what it leads to is complete."""
 
@@ -229,9 +231,8 @@ def missing(lab: Lab, seen: Seen) -> tuple[Batch, ...]:
     """
     switch = prefix(lab.name) + SWITCH
     batches: list[Batch] = []
-    ports = seen.ports
-    if switch not in seen.namespaces:
-        ports = frozenset()
+    ports = seen.ports if seen.switch else frozenset()
+    if not seen.switch:
         batches += _switch(switch)
     if OUTSIDE not in ports:
         batches += _outside(lab, switch)
@@ -283,7 +284,7 @@ def _switch(switch: str) -> list[Batch]:
     return [
         Batch(lines=(f"netns delete {switch}",), may_fail=True),
         Batch(lines=(f"netns add {switch}",)),
-        Batch(namespace=switch, lines=(f"link add {SWITCH} type bridge", f"link set dev {SWITCH} up")),
+        Batch(namespace=switch, lines=(f"link add {SWITCH} up type bridge",)),
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oakestra.cli import config, installation, readiness, tiers
 from oakestra.cli.client import session
-from oakestra.cli.keeping.programs import code_digest
+from oakestra.cli.keeping.programs import FRUGAL, code_digest
 from oakestra.cli.keeping.supervised import Supervised
 from oakestra.control.installation import Installation
 from oakestra.lab import kernel, plan, power, record
@@ -46,7 +46,7 @@ def supervise(lab: Lab) -> None:
     programs = plan.programs(
         lab,
         python=sys.executable,
-        environment=plan.for_tiers(readiness.environment()),
+        environment=FRUGAL | plan.for_tiers(readiness.environment()),
         revision=code_digest(),
         memory_mib=_memory_mib(lab),
     )
