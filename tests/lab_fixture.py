@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from prerequisites import cannot_run
 from oakestra.cli.client import Root
 from oakestra.cli.client.session import log_in
 from oakestra.model.errors import OakestraError
+from prerequisites import cannot_run
 
 CLUSTERS, WORKERS = 2, 3
 WAIT_S = 40.0

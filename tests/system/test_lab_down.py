@@ -148,12 +148,25 @@ def test_down_removes_what_a_killed_up_had_made(place: Place, kill_after_s: floa
     assert Traces.of(place, NAME) == before
 
 
-def test_down_needs_neither_records_nor_a_supervisor(place: Place) -> None:
-    """What a killed supervisor and lost files leave is found by name."""
+def test_down_needs_neither_records_nor_ancestors(place: Place) -> None:
+    """What killed supervisors, agents and conmons and lost files leave behind is found by name."""
     before = Traces.of(place, NAME)
     place.oak("lab", "up", "--name", NAME, "--clusters", "1", "--workers", "1")
-    (keeper,) = processes.find_by_argument(f"--installation=lab-{NAME}")
-    processes.kill(keeper)
+    url = place.oak("lab", "env", "--name", NAME).partition("=")[2].strip()
+    place.oak("app", "create", str(EXAMPLE), "--deploy", "--wait", "--root", url)
+    for argument in (
+        f"--installation=lab-{NAME}",
+        f"--installation=lab-{NAME}/c1",
+        f"--installation=lab-{NAME}/w1",
+    ):
+        (process,) = processes.find_by_argument(argument)
+        processes.kill(process)
+    for line in place.left():
+        if line.startswith("/usr/bin/conmon"):
+            for conmon in processes.find_by_argument(line.split()[line.split().index("--cuuid") + 1]):
+                processes.kill(conmon)
+    assert any("mosquitto" in line for line in place.left())
+    assert any("/bin/serve" in line for line in place.left())
     for directory in (f"/var/lib/oakestra/lab-{NAME}", f"/run/oakestra/lab-{NAME}"):
         for file in Path(directory).glob("*.json"):
             file.unlink()
