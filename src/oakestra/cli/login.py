@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from oakestra.cli import DONE, config
 from oakestra.cli.client import session
-from oakestra.model.errors import Invalid, NotFound, Unauthenticated
+from oakestra.model.errors import Invalid, NotFound, Unauthenticated, Unavailable
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -60,6 +60,8 @@ def run_logout(args: argparse.Namespace) -> int:
         session.connect(args).post("/api/v1/logout")
     except Unauthenticated:
         pass  # the tokens count no more anyway
+    except Unavailable as error:
+        raise Unavailable(f"the login is forgotten here, but its tokens were not revoked: {error}") from error
     finally:
         config.forget(environment.file, url)
     print(f"logged out of {url}")

@@ -1,58 +1,29 @@
-"""A root on loopback, and `oak` run in this process by somebody with a home of his own."""
+"""A root on loopback, and somebody who asks it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from oakestra.cli import main
+from oak_command import Elsewhere, Oak
+from oakestra.cli import worker
+from oakestra.cli.client import session
 from served_root import ServedRoot, served_root
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass
-class Oak:
-    """Runs commands."""
-
-    capture: pytest.CaptureFixture[str]
-    home: Path
-
-    def __call__(self, *words: str) -> Said:
-        code = main(words)
-        out, err = self.capture.readouterr()
-        return Said(code, out, err)
-
-    def good(self, *words: str) -> str:
-        """Run a command that must work, and return what it printed."""
-        said = self(*words)
-        assert said.code == 0, said
-        return said.out
-
-    @property
-    def file(self) -> Path:
-        """Where it remembers logins."""
-        return self.home / "oakestra" / "cli.json"
 
 
 @pytest.fixture
 def oak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Oak:
-    """`oak` of somebody who never logged in anywhere."""
-    home = tmp_path / "home"
+    """`oak` of somebody who never logged in anywhere, on a machine without an installation."""
+    home, machine = tmp_path / "home", tmp_path / "machine"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
     for name in ("OAKESTRA_ROOT", "OAKESTRA_TOKEN", "OAKESTRA_INSTALLATION"):
         monkeypatch.delenv(name, raising=False)
-    return Oak(capsys, home)
+    for module in (session, worker):
+        monkeypatch.setattr(module, "Installation", partial(Elsewhere, machine))
+    return Oak(capsys, home, machine)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_damaged_file_is_told_with_what_to_do(file: Path, content: str) -> Non
 
 def test_where_nothing_can_be_kept_the_way_out_is_told(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("not a directory")
-    with pytest.raises(Invalid, match="cannot be (kept|read)"):
+    with pytest.raises(Invalid, match=r"cannot be (kept|read)"):
         config.remember(tmp_path / "config" / "cli.json", "http://a", ANN, current=True)
 
 

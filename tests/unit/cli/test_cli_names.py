@@ -54,9 +54,9 @@ def test_an_instance_is_a_service_with_a_number() -> None:
     assert names.copy(ALL, "shop.web.2") == (WEB, 2)
     assert names.copy(ALL, f"{'a' * 24}.0") == (WEB, 0)
     assert names.copy(ALL, "shop.web") == (WEB, None)
-    with pytest.raises(NotFound, match="shop.web has no instance 1"):
+    with pytest.raises(NotFound, match=r"shop\.web has no instance 1"):
         names.copy(ALL, "shop.web.1")
-    with pytest.raises(NotFound, match="no service 'shop.webb'"):
+    with pytest.raises(NotFound, match=r"no service 'shop\.webb'"):
         names.copy(ALL, "shop.webb.1")
     with pytest.raises(NotFound, match="no service '²'"):
         names.copy(ALL, "²")

@@ -18,6 +18,8 @@ API_PORT = 10000
 ANSWER_S = 30.0
 """Connecting, and every read, may take so long."""
 PIECE_BYTES = 64 * 1024
+_NO_BODY = object()
+"""`None` is a document: JSON's null."""
 
 Document = Mapping[str, Any]
 """What root says of one thing, as `wire.api` describes it."""
@@ -48,9 +50,9 @@ class Root:
         """Return what is at `path`."""
         return self._decoded("GET", path, query)
 
-    def post(self, path: str, body: object = None) -> Any:
+    def post(self, path: str, body: object = _NO_BODY) -> Any:
         """Send `body` as JSON and return the answer."""
-        return self._decoded("POST", path, {}, b"" if body is None else json.dumps(body).encode())
+        return self._decoded("POST", path, {}, b"" if body is _NO_BODY else json.dumps(body).encode())
 
     def delete(self, path: str) -> Any:
         """Delete what is at `path`."""
@@ -105,6 +107,7 @@ class Root:
             response = connection.getresponse()
             if endless:
                 opened.settimeout(None)
+            opened.close()  # what is left to read keeps it open until it is read
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from error
