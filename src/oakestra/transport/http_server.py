@@ -45,10 +45,13 @@ Answer = Callable[[Request], Awaitable[Response]]
 class Refusal(Exception):
     """An error whose status and body some client expects to be exactly so."""
 
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+    def __init__(
+        self, status: int, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(body)
         self.status = status
         self.body = body
+        self.headers = headers
 
 
 class TooLarge(OakestraError):
@@ -148,9 +151,12 @@ def decode_json(body: bytes, kind: Any = Any) -> Any:
         ) from error
 
 
-def json_response(value: Any, *, status: int = HTTPStatus.OK) -> Response:
+def json_response(
+    value: Any, *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return an answer in plain JSON."""
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+    body = msgspec.json.encode(value)
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
 def streamed(pieces: AsyncIterator[bytes], *, media_type: str = "text/plain; charset=utf-8") -> Response:
@@ -192,8 +198,15 @@ class _Router:
             raise Refusal(404, error_body(404, f"there is nothing at {path}"))
         found = methods.get("GET" if method == "HEAD" else method)
         if found is None:
-            raise Refusal(405, error_body(405, f"{path} knows {', '.join(sorted(methods))}"))
+            body = error_body(405, f"{path} knows {', '.join(sorted(methods))}")
+            raise Refusal(405, body, headers={"allow": self.allowed(path)})
         return found, parameters
+
+    def allowed(self, path: str) -> str:
+        """Return the methods there are at a path, as the header `Allow` names them."""
+        methods, _ = self._at(path)
+        known = set(methods or ()) | {"OPTIONS"}
+        return ", ".join(sorted(known | {"HEAD"} if "GET" in known else known))
 
     def _at(self, path: str) -> tuple[dict[str, Answer] | None, dict[str, str]]:
         fixed = self._fixed.get(path)
@@ -243,7 +256,8 @@ class _Boundary:
             await send(message)
 
         if scope["method"] == "OPTIONS":
-            await _preflight(headers)(scope, receive, send_on)
+            allowed = self._router.allowed(scope["path"])
+            await _preflight(headers, allowed=allowed)(scope, receive, send_on)
             return
         try:
             await self._router(scope, receive, send_on)
@@ -260,12 +274,12 @@ def _cross_origin(origin: bytes) -> Iterator[tuple[bytes, bytes]]:
     yield b"vary", b"Origin"
 
 
-def _preflight(headers: Mapping[bytes, bytes]) -> Response:
-    allowed = {"access-control-allow-methods": _METHODS, "allow": _METHODS, "access-control-max-age": "600"}
+def _preflight(headers: Mapping[bytes, bytes], *, allowed: str) -> Response:
+    answer = {"access-control-allow-methods": _METHODS, "allow": allowed, "access-control-max-age": "600"}
     asked = headers.get(b"access-control-request-headers")
     if asked is not None:
-        allowed["access-control-allow-headers"] = asked.decode("latin-1")
-    return Response(status_code=HTTPStatus.OK, headers=allowed)
+        answer["access-control-allow-headers"] = asked.decode("latin-1")
+    return Response(status_code=HTTPStatus.OK, headers=answer)
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
@@ -275,7 +289,7 @@ def error_body(status: int, message: str) -> dict[str, Any]:
 
 def _error_response(error: Exception, scope: Scope) -> Response:
     if isinstance(error, Refusal):
-        return json_response(dict(error.body), status=error.status)
+        return json_response(dict(error.body), status=error.status, headers=error.headers)
     if isinstance(error, TooLarge):
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         return json_response(error_body(status, str(error)), status=status)

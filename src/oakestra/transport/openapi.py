@@ -94,7 +94,7 @@ def _operation(
 
 
 def _answer(endpoint: Endpoint, reply: dict[str, Any]) -> dict[str, Any]:
-    if not endpoint.media.endswith("json"):
+    if endpoint.media != "application/json":
         return {"type": "string"}
     if endpoint.doubled:
         # OpenAPI 3.0 cannot say what a string holds; these are the names that newer schemas have for it
@@ -117,12 +117,15 @@ def _parameter(name: str, where: str, *, about: str = "", kind: type = str) -> d
 
 
 def _as_3_0(value: Any) -> Any:
-    """Say "or null" as OpenAPI 3.0 does: with `nullable`, as it has no type of null."""
+    """Say "or null" as OpenAPI 3.0 does, with `nullable`, as it has no type of null; and leave out empty lists of
+    what is required, which it forbids."""
     if isinstance(value, list):
         return [_as_3_0(member) for member in value]
     if not isinstance(value, dict):
         return value
-    converted = {key: _as_3_0(member) for key, member in value.items()}
+    converted = {
+        key: _as_3_0(member) for key, member in value.items() if not (key == "required" and member == [])
+    }
     options = converted.get("anyOf")
     if isinstance(options, list) and {"type": "null"} in options:
         real = [option for option in options if option != {"type": "null"}]

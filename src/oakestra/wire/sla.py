@@ -292,7 +292,11 @@ _MICROSERVICE = both(
             "microservice_name": _NAME,
             "microservice_namespace": _NAME,
             "virtualization": text,
-            "code": both(text, _not_empty),
+            "code": described(
+                both(text, _not_empty),
+                "An image's reference, `oci-archive:` and a path, or a URL.",
+                pattern=r"\S",
+            ),
             **dict.fromkeys(_REQUIREMENTS, whole),
             "state": text,
             "port": described(

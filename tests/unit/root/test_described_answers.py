@@ -75,6 +75,8 @@ async def use_services(api: RootApi, client: DescribedClient) -> None:
         await client.get(url)
     await client.get(f"/api/v1/services/{service}")
     await client.get(f"/api/v1/services/{service}/logs")
+    await client.get(f"/api/v1/services/{service}/story?instance=0")
+    await client.get("/api/v1/events")
     for url in ("/api/clusters", "/api/clusters/active", "/api/v1/applications", "/api/v1/clusters"):
         assert (await client.get(url)).body != b"[]"
     assert (await client.get("/api/v1/workers")).json()
@@ -94,8 +96,10 @@ BAD = [
     ("POST", "/api/auth/login", {"username": 1, "password": ""}, 400, "username"),
     ("POST", "/api/auth/login", {"username": "Admin"}, 400, "password"),
     ("POST", "/api/auth/register", {"name": "x", "password": "y", "roles": "Admin"}, 400, "roles"),
-    ("POST", "/api/auth/register", {"name": "x" * 65, "password": "y"}, 400, "user name"),
+    ("POST", "/api/auth/register", {"name": "x" * 65, "password": "y"}, 400, "$.name"),
+    ("POST", "/api/auth/register", {"name": "a b", "password": "y"}, 400, "user name"),
     ("PUT", "/api/user/Admin", {"email": 3}, 400, "email"),
+    ("PUT", f"/api/application/{'f' * 24}", {"application_name": "a b"}, 400, "$.application_name"),
     ("POST", "/api/user/Admin", {"oldPassword": "x"}, 400, "newPassword"),
     ("POST", "/api/user/", {"username": "Admin"}, 400, "domain"),
     ("PUT", "/api/user/", {"token": "x"}, 400, "password"),

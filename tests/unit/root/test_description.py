@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 
 from root_api import RootApi, start_api
@@ -73,6 +74,7 @@ def test_what_needs_a_login_says_so(api: RootApi) -> None:
 
 def test_the_document_is_openapi_3_0(api: RootApi) -> None:
     found = document(api)
+    openapi_spec_validator.validate(found)
     assert found["openapi"] == "3.0.2"
     assert found["info"] == {"title": "Oakestra root api", "version": "v1"}
     references = {value for key, value in walk(found) if key == "$ref"}

@@ -102,6 +102,8 @@ def test_methods_that_a_path_does_not_have() -> None:
     reply = call("DELETE", "/api/things/7/wheel")
     assert reply.status == 405
     assert reply.json()["message"] == "/api/things/7/wheel knows POST, PUT"
+    assert reply.headers["allow"] == "OPTIONS, POST, PUT"
+    assert call("OPTIONS", "/api/slow").headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in STATUS_OF])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Annotated
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,9 +17,15 @@ from oakestra.root.api.gate import Gate
 from oakestra.root.api.views import Views
 from oakestra.root.state import Member
 from oakestra.root.users.access import NOT_ALLOWED, Principal
-from oakestra.root.users.accounts import Accounts, UserChange
+from oakestra.root.users.accounts import NAME_MAX, Accounts, UserChange
 from oakestra.transport.http_server import Endpoint, decode_json, json_response, read_body, read_json
 from oakestra.wire.documents import OrganizationDocument, UserDocument
+
+UserName = Annotated[
+    str, Meta(min_length=1, max_length=NAME_MAX, description="Letters, digits, and any of `. _ @ + -`.")
+]
+OrganizationName = Annotated[str, Meta(min_length=1, max_length=NAME_MAX, description="Without slashes.")]
+Password = Annotated[str, Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +41,8 @@ class Login:
 class Registration:
     """A new user, who will belong to the organization of who asks."""
 
-    name: str
-    password: str
+    name: UserName
+    password: Password
     email: str = ""
     created_at: str = ""
     roles: tuple[str, ...] = ()
@@ -44,7 +52,7 @@ class Registration:
 class UserPatch:
     """What to change of a user. An empty password leaves it as it is."""
 
-    name: str | None = None
+    name: UserName | None = None
     email: str | None = None
     password: str | None = None
     created_at: str | None = None
@@ -56,7 +64,7 @@ class PasswordChange:
     """The old password proves who asks."""
 
     oldPassword: str  # noqa: N815 - the wire's name
-    newPassword: str  # noqa: N815 - the wire's name
+    newPassword: Password  # noqa: N815 - the wire's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +80,7 @@ class Reset:
     """What the link said, and the new password."""
 
     token: str
-    password: str
+    password: Password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +92,18 @@ class OrganizationMember:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewOrganization:
+    """An organization with its first members."""
+
+    name: OrganizationName
+    member: tuple[OrganizationMember, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationPatch:
     """An organization; what is absent stays as it is."""
 
-    name: str | None = None
+    name: OrganizationName | None = None
     member: tuple[OrganizationMember, ...] | None = None
 
 
@@ -210,7 +226,7 @@ class AccountsApi:
             Endpoint(
                 method="POST", path="/api/organization/",
                 answer=self._gate.applications(self.create_organization, admin=True),
-                tag=tag, summary="Create an organization", body=OrganizationPatch,
+                tag=tag, summary="Create an organization", body=NewOrganization,
                 details=f"The answer is its id. {DOUBLED}", reply=str, doubled=True,
             ),
             Endpoint(
@@ -333,8 +349,8 @@ class AccountsApi:
 
     async def create_organization(self, asker: Principal, request: Request) -> Response:
         """Create an organization; answer its id."""
-        wanted: OrganizationPatch = await read_json(request, OrganizationPatch)
-        record = await self._accounts.create_organization(asker, wanted.name or "", _members(wanted) or ())
+        wanted: NewOrganization = await read_json(request, NewOrganization)
+        record = await self._accounts.create_organization(asker, wanted.name, _members(wanted) or ())
         return doubled_response(record.id)
 
     async def update_organization(self, asker: Principal, request: Request) -> Response:
@@ -350,7 +366,7 @@ class AccountsApi:
         return json_response(Message(message="Organization deleted"))
 
 
-def _members(wanted: OrganizationPatch) -> tuple[Member, ...] | None:
+def _members(wanted: NewOrganization | OrganizationPatch) -> tuple[Member, ...] | None:
     if wanted.member is None:
         return None
     return tuple(Member(user=UserId(member.user_id), roles=member.roles) for member in wanted.member)

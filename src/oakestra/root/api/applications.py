@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Annotated
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,6 +31,7 @@ from oakestra.transport.http_server import (
 from oakestra.wire.documents import ApplicationDocument, ServiceDocument
 from oakestra.wire.sla import SLA_SCHEMA, SlaInvalid, parse_sla
 
+Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9]{1,30}$")]
 _SLA = Schema(name="Sla", schema=SLA_SCHEMA)
 
 
@@ -36,8 +39,8 @@ _SLA = Schema(name="Sla", schema=SLA_SCHEMA)
 class ApplicationPatch:
     """What to change of an application; what is absent stays as it is."""
 
-    application_name: str | None = None
-    application_namespace: str | None = None
+    application_name: Name | None = None
+    application_namespace: Name | None = None
     application_desc: str | None = None
 
 
@@ -289,7 +292,7 @@ class ApplicationsApi:
 def whole_number(text: str, what: str) -> int:
     """Return the number in a part of an address. Raises `Invalid` saying `what` was expected."""
     digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(1 << 40))):
+    if not (digits.isascii() and digits.isdigit() and len(digits) < len(str(1 << 63))):
         raise Invalid(f"expected {what}, found {text[:40]!r}")
     return int(text)
 

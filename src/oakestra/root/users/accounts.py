@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 ROOT_ORGANIZATION = "root"
 """The organization of the operators: it always exists, and always has an administrator."""
+NAME_MAX = 64
 _USER_NAME = re.compile(r"[\w.@+-]{1,64}")
 _ORGANIZATION_NAME = re.compile(r"[^\s/](?:[^/\n\r]{0,62}[^\s/])?")
 
