@@ -355,7 +355,8 @@ def test_explaining_where_instances_are(shop: Oak, root: ServedRoot) -> None:
     run(root, "web", reason="its health check passes")
     id = id_of(root, "db")
     root.do(lambda api: let_be_unplaceable(api, id))
-    assert re.sub(r"for \d+\w", "for AGE", shop.good("explain", "web")) == (
+    first, second = re.sub(r"for \d+\w", "for AGE", shop.good("explain", "web")).split("\n\n")
+    assert f"{first}\n".startswith(
         "shop.web.0  RUNNING for AGE\n"
         "  in cluster east: the only cluster that fits\n"
         "  on worker w1\n"
@@ -363,11 +364,9 @@ def test_explaining_where_instances_are(shop: Oak, root: ServedRoot) -> None:
         "  CLUSTER  SCORE  VERDICT\n"
         "  east     0.750  chosen\n"
         "  west     -      lost\n"
-        "\n"
-        "shop.web.1  REQUESTED for AGE\n"
-        "  in no cluster yet\n"
     )
-    assert shop.good("explain", "shop.db.0").splitlines()[1:] == [
+    assert second.startswith("shop.web.1  REQUESTED for AGE\n  in no cluster yet\n")
+    assert shop.good("explain", "shop.db.0").splitlines()[1:4] == [
         "  in no cluster: 1 cluster: 64 MiB memory free, needs 4096",
         "  CLUSTER  SCORE  VERDICT",
         "  east     -      64 MiB memory free, needs 4096",
