@@ -291,6 +291,8 @@ def plug(switch: Machine, machine: Machine, v4: str, v6: str, port: str) -> None
     machine.shell("ip", "link", "add", "eth0", *cable)
     switch.shell("ip", "link", "set", port, "master", "br0", "up")
     machine.shell("ip", "link", "set", "eth0", "up")
+    for end, name in ((switch, port), (machine, "eth0")):
+        until(lambda: "state UP" in end.shell("ip", "link", "show", "dev", name), f"{name} carries")  # noqa: B023
     machine.shell("ip", "addr", "add", f"{v4}/24", "dev", "eth0")
     machine.shell("ip", "addr", "add", f"{v6}/64", "dev", "eth0", "nodad")
 
@@ -369,7 +371,7 @@ def _listening(port: int) -> list[socket.socket]:
     return made
 
 
-def ask(address: str, protocol: str, *, port: int = PORT, timeout_s: float = 1.0) -> str:
+def ask(address: str, protocol: str, *, port: int = PORT, timeout_s: float = PATIENCE_S) -> str:
     """Return what answers at an address, as `name seen-address`; or what went wrong, in one word."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if protocol == "icmp":
@@ -391,7 +393,7 @@ def ask_often(address: str, protocol: str, times: int, *, port: int = PORT) -> C
     return Counter(ask(address, protocol, port=port).split(" ")[0] for _ in range(times))
 
 
-def ping(address: str, *, timeout_s: float = 1.0) -> str:
+def ping(address: str, *, timeout_s: float = PATIENCE_S) -> str:
     """Return `pong` if an echo request is answered, else what went wrong."""
     six = ":" in address
     family, protocol = (

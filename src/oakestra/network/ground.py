@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
 from pathlib import Path
 
 from oakestra.model.address import (
@@ -109,18 +117,25 @@ def have_gateway(
         ],
         ignore=GONE,
     )
-    metric = _METRIC + subnet_index
     first = host_address(subnets[0], 1)
-    services = [(IPv4Network(SERVICE_NETWORK_V4), IPv4Address(first.v4))]
-    messages = [
-        rt.replace_route(network, device=found.index, source=source, metric=metric)
-        for network, source in services
+    services: list[tuple[rt.Network, rt.Address]] = [
+        (IPv4Network(SERVICE_NETWORK_V4), IPv4Address(first.v4)),
+        *([(IPv6Network(SERVICE_NETWORK_V6), IPv6Address(first.v6))] if v6 else []),
     ]
-    if v6:
-        source_v6 = IPv6Interface(first.v6).ip
-        network_v6 = IPv6Network(SERVICE_NETWORK_V6)
-        messages.append(rt.replace_route(network_v6, device=found.index, source=source_v6, metric=metric))
-    netlink.request(messages)
+    routed = {
+        (route.destination, route.source, route.metric)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for route in rt.routes(netlink, family)
+        if route.device == found.index
+    }
+    metric = _METRIC + subnet_index
+    netlink.request(
+        [
+            rt.replace_route(network, device=found.index, source=source, metric=metric)
+            for network, source in services
+            if (network, source, metric) not in routed
+        ]
+    )
 
 
 def underlay_mtu(netlink: Netlink, underlay_v4: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -22,6 +23,9 @@ from oakestra.network.netlink import route as rt
 
 _MARK = "oakestra"
 _NONE = "-"
+_INSIDE = "eth0"
+_CARRIER_LOOK_S = 0.0005
+_CARRIER_LOOKS = 200
 _LOOPBACK, _ETH0 = 1, 2
 """Indexes of the links in an instance's namespace: a new one has only loopback."""
 _EVERYTHING_V4 = IPv4Network("0.0.0.0/0")
@@ -94,23 +98,36 @@ def attach(
     """
     clear_leftover(netlink, names, endpoint.number)
     home = os.open(namespaces.OWN, os.O_RDONLY | os.O_CLOEXEC)
-    unfinished = names.unfinished(endpoint.number)
+    name, unfinished = names.instance(endpoint.number), names.unfinished(endpoint.number)
     try:
-        inside = list(_inside(endpoint, around, peer=unfinished, home=home))
-        namespaces.make(path, lambda there: there.request(inside))
+        messages = list(_inside(endpoint, around, peer=unfinished, home=home))
+        there = namespaces.make(path, lambda there: there.request(messages))
     finally:
         os.close(home)
-    index = if_nametoindex(unfinished)
-    netlink.request(
-        list(_outside(endpoint, around, index, name=names.instance(endpoint.number), group=group))
-    )
+    with contextlib.closing(there):
+        index = if_nametoindex(unfinished)
+        netlink.request(list(_outside(endpoint, around, index, name=name, group=group)))
+        _await_carrier((netlink, name), (there, _INSIDE))
+
+
+def _await_carrier(*ends: tuple[Netlink, str]) -> None:
+    """Return when both ends of a link send what they are given: before that the first packets would be lost.
+
+    To ask is to make it so on new kernels (6.14); older ones get there by themselves within a millisecond or so.
+    """
+    for netlink, name in ends:
+        for _ in range(_CARRIER_LOOKS):
+            link = rt.link(netlink, name)
+            if link is None or link.carries:
+                break
+            time.sleep(_CARRIER_LOOK_S)
 
 
 def _inside(endpoint: Endpoint, around: Surroundings, *, peer: str, home: int) -> Iterator[Message]:
     v4 = IPv4Address(endpoint.namespace.v4)
     yield rt.set_up(_LOOPBACK)
     yield rt.new_veth(
-        "eth0",
+        _INSIDE,
         index=_ETH0,
         mac=instance_mac(v4),
         mtu=around.mtu,

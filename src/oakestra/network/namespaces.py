@@ -19,19 +19,19 @@ OWN = "/proc/thread-self/ns/net"
 """The calling thread's network namespace; `/proc/self` would be the main thread's."""
 
 
-def make(path: Path, inside: Callable[[Netlink], None]) -> None:
-    """Make a namespace, bind it to `path`, and call `inside` with a socket that speaks with its kernel.
+def make(path: Path, prepare: Callable[[Netlink], None]) -> Netlink:
+    """Make a namespace, prepare it, bind it to `path`, and return a socket that speaks with its kernel.
 
     A thread of its own goes there and ends there, so that nothing ever has to find back.
     """
+    made: list[Netlink] = []
     raised: list[BaseException] = []
 
     def there() -> None:
         try:
             _enter_new()
-            netlink = Netlink(ROUTE)
-            with contextlib.closing(netlink):
-                inside(netlink)
+            made.append(Netlink(ROUTE))
+            prepare(made[0])
             _bind(path)
         except BaseException as error:  # noqa: BLE001 - raised again where it belongs
             raised.append(error)
@@ -40,7 +40,10 @@ def make(path: Path, inside: Callable[[Netlink], None]) -> None:
     thread.start()
     thread.join()
     if raised:
+        for netlink in made:
+            netlink.close()
         raise raised[0]
+    return made[0]
 
 
 def is_bound(path: Path) -> bool:

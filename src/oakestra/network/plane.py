@@ -165,21 +165,24 @@ class Plane:
         """Return the overlay without the publications that cannot be, and why not."""
         there = self._table.published
         accepted, refused = [], []
-        heard: dict[object, Mapping[int, int]] = {}
+        heard: dict[TransportProtocol, Mapping[int, int]] = {}
         for publication in overlay.publications:
             port = publication.port
-            if rules.publication_key(port) not in there:
-                if port.protocol not in heard:
-                    heard[port.protocol] = listeners.listeners(port.protocol)
-                inode = heard[port.protocol].get(port.host_port)
-                if inode is not None:
-                    refused.append((port, _taken(port, listeners.owner(inode))))
-                    continue
-                if (port.protocol, port.host_port) == (TransportProtocol.UDP, self._tunnel_port):
-                    refused.append((port, _taken(port, "the tunnel to other workers")))
-                    continue
-            accepted.append(publication)
+            rival = "" if rules.publication_key(port) in there else self._rival(port, heard)
+            if rival:
+                refused.append((port, _taken(port, rival)))
+            else:
+                accepted.append(publication)
         return replace(overlay, publications=tuple(accepted)), tuple(refused)
+
+    def _rival(self, port: PublishedPort, heard: dict[TransportProtocol, Mapping[int, int]]) -> str:
+        """Return who has a port of the machine, or nothing. `heard` keeps what was found for the next port."""
+        if (port.protocol, port.host_port) == (TransportProtocol.UDP, self._tunnel_port):
+            return "the tunnel to other workers"
+        if port.protocol not in heard:
+            heard[port.protocol] = listeners.listeners(port.protocol)
+        inode = heard[port.protocol].get(port.host_port)
+        return "" if inode is None else listeners.owner(inode)
 
     def remove(self) -> None:
         """See `Network.remove`."""

@@ -35,7 +35,7 @@ _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS = 1, 3, 4, 18, 20
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS = 1, 3, 4, 16, 18, 20
 _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 26, 27, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE = 8, 1
@@ -44,6 +44,7 @@ _VETH_INFO_PEER = 1
 _IFLA_VXLAN_ID, _IFLA_VXLAN_LOCAL, _IFLA_VXLAN_LEARNING, _IFLA_VXLAN_PORT = 1, 4, 7, 15
 _IFLA_VXLAN_LOCALBYPASS = 31
 _IFF_UP = 1
+_IF_OPER_UP = b"\x06"
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 0x02
@@ -72,6 +73,8 @@ class Link:
     name: str
     kind: str
     up: bool
+    carries: bool
+    """Packets given to it are sent: the kernel gets that far some time after a link is up and its peer, too."""
     mtu: int
     group: int
     alias: str
@@ -87,6 +90,7 @@ class Route:
     destination: Network
     device: int
     gateway: Address | None
+    source: Address | None
     protocol: int
     metric: int
 
@@ -220,6 +224,7 @@ def _link(raw: bytes) -> Link:
         name=_string(found.get(_IFLA_IFNAME, b"")),
         kind=kind,
         up=bool(flags & _IFF_UP),
+        carries=found.get(_IFLA_OPERSTATE) == _IF_OPER_UP,
         mtu=_number(found.get(_IFLA_MTU)),
         group=_number(found.get(_IFLA_GROUP)),
         alias=_string(found.get(_IFLA_IFALIAS, b"")),
@@ -326,20 +331,25 @@ def routes(netlink: Netlink, family: int) -> Iterator[Route]:
     for raw in netlink.dump(Message(_RTM_GETROUTE, NLM_F_DUMP, body)):
         _, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(raw)
         found = dict(parse(raw, _ROUTE.size))
-        if _number(found.get(_RTA_TABLE)) or table:
-            table = _number(found.get(_RTA_TABLE)) or table
+        table = _number(found.get(_RTA_TABLE)) or table
         if table != _RT_TABLE_MAIN or kind != _RTN_UNICAST:
             continue
         four = family == socket.AF_INET
         packed = found.get(_RTA_DST) or bytes(4 if four else 16)
-        gateway = found.get(_RTA_GATEWAY)
         yield Route(
             destination=IPv4Network((packed, prefix)) if four else IPv6Network((packed, prefix)),
             device=_number(found.get(_RTA_OIF)),
-            gateway=None if gateway is None else IPv4Address(gateway) if four else IPv6Address(gateway),
+            gateway=_some_address(found.get(_RTA_GATEWAY)),
+            source=_some_address(found.get(_RTA_PREFSRC)),
             protocol=protocol,
             metric=_number(found.get(_RTA_PRIORITY)),
         )
+
+
+def _some_address(packed: bytes | None) -> Address | None:
+    if packed is None:
+        return None
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)  # noqa: PLR2004
 
 
 # --- neighbours and forwarding entries --------------------------------------------------------------------------------
