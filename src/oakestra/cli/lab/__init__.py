@@ -22,9 +22,9 @@ Run = Callable[[argparse.Namespace], int]
 def build(parser: argparse.ArgumentParser) -> None:
     """Describe the actions of `oak lab`."""
     actions = parser.add_subparsers(metavar="ACTION")
-    up = _action(
-        actions, "up", "start a fleet: root, clusters and workers, each a machine of its own", run_up
-    )
+    about = "start a fleet: root, clusters and workers, each a machine of its own"
+    up = _action(actions, "up", about, run_up, which=f"what to call it ({DEFAULT_NAME})")
+    up.set_defaults(name=DEFAULT_NAME)
     up.add_argument("--clusters", type=int, metavar="C", help="how many clusters (1)")
     up.add_argument("--workers", type=int, metavar="W", help="how many workers in each cluster (2)")
     _action(actions, "down", "take a lab away; leaves nothing", run_down)
@@ -69,9 +69,16 @@ def _build_hosts(actions: Any) -> None:
     logs.add_argument("-n", "--lines", type=int, default=40, metavar="COUNT", help="how many lines (40)")
 
 
-def _action(actions: Any, name: str, about: str, run: Run) -> argparse.ArgumentParser:
+def _action(
+    actions: Any,
+    name: str,
+    about: str,
+    run: Run,
+    *,
+    which: str = "which lab; needless while there is only one",
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
-    parser.add_argument("--name", metavar="LAB", help="which lab; needless while there is only one")
+    parser.add_argument("--name", metavar="LAB", help=which)
     parser.set_defaults(run=run)
     return parser
 
@@ -94,7 +101,7 @@ def run_up(args: argparse.Namespace) -> int:
     from oakestra.cli.lab import start
 
     _must_be_root()
-    start.up(args.name or DEFAULT_NAME, clusters=args.clusters, workers=args.workers)
+    start.up(args.name, clusters=args.clusters, workers=args.workers)
     return DONE
 
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from oakestra.cli import config, installation, readiness, tiers
@@ -22,15 +23,17 @@ from oakestra.transport import local
 
 CLUSTERS, WORKERS = 1, 2
 LOADED_WITHIN_S = 120.0
+LOADED_AT_ONCE = 4
 
 
 def up(name: str, *, clusters: int | None, workers: int | None) -> None:
     """Have the lab up and well; safe to repeat, also after it was cut off."""
+    plan.check_name(name)
     with record.turn(name, wait_s=0.0):
         begun_s = time.monotonic()
         lab = _claimed(name, clusters=clusters, workers=workers)
         found = plan.hosts(lab)
-        print(f"lab {name}: {lab.clusters} × {lab.workers} workers in {lab.network}", flush=True)
+        print(f"lab {name}: {_size(lab)} in {lab.network}", flush=True)
         power.let_go_on(lab)
         supervise(lab)
         _tell(f"{len(found)} hosts and a switch", begun_s)
@@ -94,7 +97,7 @@ def _claimed(name: str, *, clusters: int | None, workers: int | None) -> Lab:
             lab.workers,
         ):
             raise Conflict(
-                f"there is a lab {name} with {lab.clusters} clusters of {lab.workers} workers; "
+                f"there is a lab {name} with {_size(lab)}; "
                 f"take it away first (oak lab down --name {name}), or give this one another --name"
             )
         kernel.build(lab)
@@ -115,23 +118,28 @@ def _memory_mib(lab: Lab) -> int:
 
 def _have_example(workers: list[Host]) -> None:
     """Have the example's image on every worker. A lab without it is as good, so what is amiss is only told."""
+    if not workers:
+        return
     begun_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory:
+    sockets = [tiers.read_configuration("worker", plan.flags(host, memory_mib=0)).socket for host in workers]
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(LOADED_AT_ONCE) as pool:
         archive = Path(directory) / "example.tar"
         try:
-            for host in workers:
-                socket = tiers.read_configuration("worker", plan.flags(host, memory_mib=0)).socket
-                images = local.call(socket, "image_ls", {}, timeout_s=LOADED_WITHIN_S)
-                if any(item["image"]["reference"] == EXAMPLE_REFERENCE for item in images):
-                    continue
-                if not archive.exists():
-                    build_example(archive)
-                for _ in local.call(socket, "image_load", {"path": str(archive)}, timeout_s=LOADED_WITHIN_S):
-                    pass
+            build_example(archive)
+            for _ in pool.map(lambda socket: _load(socket, archive), sockets):
+                pass
         except OakestraError as error:
-            print(f"  ✗ the example's image is not on the workers: {error}")
+            print(f"  ✗ the example's image is not on every worker: {error}")
         else:
             _tell(f"image {EXAMPLE_REFERENCE} is on every worker", begun_s)
+
+
+def _load(socket: Path, archive: Path) -> None:
+    """Load the example's image where it is not yet."""
+    images = local.call(socket, "image_ls", {}, timeout_s=LOADED_WITHIN_S)
+    if not any(item["image"]["reference"] == EXAMPLE_REFERENCE for item in images):
+        for _ in local.call(socket, "image_load", {"path": str(archive)}, timeout_s=LOADED_WITHIN_S):
+            pass
 
 
 def _log_in(lab: Lab) -> None:
@@ -147,12 +155,22 @@ def _log_in(lab: Lab) -> None:
   user           {session.ADMIN}
   password       {"the one you chose" if settings.admin_password else password}
 
-  eval "$(oak lab env{chosen})"              have `oak` in this shell ask the lab's root; it is logged in
-  oak app create examples/web.json --deploy
-  oak lab status{chosen}                     every host, and whether it is well
-  oak lab cut w1{chosen}                     what happens when a machine is cut off?
-  oak lab down{chosen}                       takes everything away
+  eval "$(oak lab env{chosen})"
+      has `oak` in this shell ask the lab's root; it is logged in
+  oak app create examples/web.json --deploy --wait
+      deploys the example
+  oak lab status{chosen}
+      tells how every host is
+  oak lab cut{chosen} {plan.hosts(lab)[-1].name}
+      shows what happens when a machine is cut off; `heal` undoes it
+  oak lab down{chosen}
+      takes everything away
 """)
+
+
+def _size(lab: Lab) -> str:
+    clusters = "1 cluster" if lab.clusters == 1 else f"{lab.clusters} clusters"
+    return f"{clusters} of {lab.workers} worker{'' if lab.workers == 1 else 's'}"
 
 
 def _tell(what: str, begun_s: float) -> None:
