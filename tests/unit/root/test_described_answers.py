@@ -112,6 +112,7 @@ BAD = [
     ("POST", "/api/service/", sla(application(applicationID="f" * 24)), 400, "there is no application"),
     ("PUT", f"/api/application/{'f' * 24}", {"application_desc": 1}, 400, "application_desc"),
     ("POST", f"/api/v1/services/{'f' * 24}/scale", {"instances": "1"}, 400, "instances"),
+    ("POST", "/api/auth/register", {"name": "x", "password": "y", "roles": ["King"]}, 400, "'King'"),
     ("GET", "/api/service/zzz", None, 404, "zzz"),
     ("DELETE", "/api/service/x/instance/y", None, 400, "instance number"),
     ("POST", "/api/result/deploy", {"job_id": 1}, 403, "switched off"),

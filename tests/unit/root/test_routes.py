@@ -332,6 +332,7 @@ def test_logs_come_from_the_worker_that_has_the_instance(tmp_path: Path) -> None
         ]
         assert (await client.get(f"{path}?instance=7")).status == 404
         assert (await client.get(f"{path}?tail=-1")).status == 400
+        assert (await client.get(f"{path}?follow=perhaps")).status == 400
         api.workers.error = NotFound("the container is gone")
         assert (await client.get(path)).body.endswith(b"[the log ends here: the container is gone]\n")
         api.workers.pieces = ()

@@ -16,7 +16,7 @@ from oakestra.root.api.answers import DOUBLED, Message, doubled_response
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.views import Views
 from oakestra.root.state import Member
-from oakestra.root.users.access import NOT_ALLOWED, Principal
+from oakestra.root.users.access import NOT_ALLOWED, ROLES, Principal
 from oakestra.root.users.accounts import NAME_MAX, Accounts, UserChange
 from oakestra.transport.http_server import Endpoint, decode_json, json_response, read_body, read_json
 from oakestra.wire.documents import OrganizationDocument, UserDocument
@@ -25,6 +25,7 @@ UserName = Annotated[
     str, Meta(min_length=1, max_length=NAME_MAX, description="Letters, digits, and any of `. _ @ + -`.")
 ]
 OrganizationName = Annotated[str, Meta(min_length=1, max_length=NAME_MAX, description="Without slashes.")]
+Role = Annotated[str, Meta(extra_json_schema={"enum": list(ROLES)})]
 Password = Annotated[str, Meta(min_length=1)]
 
 
@@ -45,7 +46,7 @@ class Registration:
     password: Password
     email: str = ""
     created_at: str = ""
-    roles: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ class UserPatch:
     email: str | None = None
     password: str | None = None
     created_at: str | None = None
-    roles: tuple[str, ...] | None = None
+    roles: tuple[Role, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class OrganizationMember:
     """A member of an organization."""
 
     user_id: str
-    roles: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ CallWorker = Callable[[ClusterId, WorkerId, str, Mapping[str, Any]], AsyncIterat
 
 TAIL_BYTES = 64 * 1024
 TAIL_BYTES_MAX = 16 << 20
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off", "")
 
 
 class OwnApi:
@@ -158,7 +160,7 @@ class OwnApi:
             "service": record.spec.id,
             "slot": instance.number,
             "tail_bytes": _tail(request.query_params.get("tail")),
-            "follow": _truth(request.query_params.get("follow", "")),
+            "follow": truth(request.query_params.get("follow", "")),
         }
         pieces = self._call_worker(instance.cluster_id, instance.worker_id, "logs", arguments)
         first = await anext(pieces, b"")  # what is refused at once is refused with a status code
@@ -200,5 +202,9 @@ def _tail(text: str | None) -> int:
     return tail
 
 
-def _truth(text: str) -> bool:
-    return text.lower() in ("1", "true", "yes", "on")
+def truth(text: str) -> bool:
+    """Return what a parameter after the question mark says. Raises `Invalid` if it is neither yes nor no."""
+    word = text.lower()
+    if word not in _TRUE and word not in _FALSE:
+        raise Invalid(f"expected true or false, found {text[:40]!r}")
+    return word in _TRUE
