@@ -7,87 +7,33 @@ TLS, links between machines. Run as root with the project's own Python, byte-com
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from figures import Figures, memory_mib
+from root_client import Root, sleeper, until
 
 from oakestra.control import supervisor
 from oakestra.control.installation import Installation
 from oakestra.transport.broker import recorded_broker
 
-POLL_S = 0.005
-WAIT_S = 60.0
 IDLE_S = 20.0
-
-
-@dataclass
-class Root:
-    """A logged-in client of root's API that keeps its connection."""
-
-    host: str
-    port: int
-    password: str
-    _token: str = ""
-    _connection: http.client.HTTPConnection = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
-        self._token = self.call("POST", "/api/auth/login", {"username": "Admin", "password": self.password})[
-            "token"
-        ]
-
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        self._connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        if answer.status >= 400:
-            raise SystemExit(f"{method} {path}: {answer.status} {content[:300].decode()}")
-        return json.loads(content) if content else None
-
-
-def sla(name: str) -> dict[str, Any]:
-    service = {
-        "microservice_name": "sleep", "microservice_namespace": "b", "virtualization": "container",
-        "code": "docker.io/oakestra/example:1", "cmd": ["/bin/sleep", "100000"], "memory": 8, "vcpus": 0,
-    }  # fmt: skip
-    application = {"application_name": name, "application_namespace": "b", "microservices": [service]}
-    return {"sla_version": "v2.0", "customerID": "Admin", "applications": [application]}
-
-
-def until(seen: Callable[[], bool], what: str) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not seen():
-        if time.monotonic() > end_s:
-            raise SystemExit(f"{what}: not within {WAIT_S:.0f} s")
-        time.sleep(POLL_S)
 
 
 def deploy(root: Root, service: str, count: int) -> tuple[float, float]:
     """Return how long `count` instances took to run, and to be gone."""
 
     def running() -> bool:
-        instances = root.call("GET", f"/api/v1/services/{service}")["instances"]
-        return sum(instance["phase"] == "RUNNING" for instance in instances) == count
-
-    def gone() -> bool:
-        return not root.call("GET", f"/api/v1/services/{service}")["instances"]
+        return sum(instance["phase"] == "RUNNING" for instance in root.instances(service)) == count
 
     begun_s = time.monotonic()
-    for _ in range(count):
-        root.call("POST", f"/api/service/{service}/instance")
+    root.deploy(service, count)
     until(running, f"{count} instances running")
     running_s = time.monotonic() - begun_s
     begun_s = time.monotonic()
     root.call("DELETE", f"/api/service/{service}/instance/-1")
-    until(gone, f"{count} instances gone")
+    until(lambda: not root.instances(service), f"{count} instances gone")
     return running_s, time.monotonic() - begun_s
 
 
@@ -133,8 +79,7 @@ def main() -> None:
     figures = Figures()
     footprint(figures, home)
     root = Root("127.0.0.1", 10000, password)
-    answer = root.call("POST", "/api/application/", sla(f"b{int(time.monotonic() * 1000) % 10**9}"))
-    created = json.loads(answer)[-1]  # the original's way: JSON in JSON
+    created = root.create(sleeper(f"b{int(time.monotonic() * 1000) % 10**9}"))
     service = created["microservices"][0]
     try:
         for count, target, runs in ((1, "0.20", args.runs), (10, "0.8", 3), (50, "3", 3)):
