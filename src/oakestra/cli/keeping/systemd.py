@@ -69,10 +69,13 @@ def _network_of(pid: str) -> str:
 class Systemd:
     """Implements `Keeper` for a machine that systemd runs."""
 
-    def __init__(self, home: Installation, *, run: Run = run, units_dir: Path = UNITS) -> None:
+    def __init__(
+        self, home: Installation, *, run: Run = run, units_dir: Path = UNITS, secrets_dir: Path | None = None
+    ) -> None:
         self._home = home
         self._run = run
         self._units_dir = units_dir
+        self._secrets_dir = secrets_dir or home.state
 
     def start(self, programs: Sequence[Program]) -> None:
         """See `Keeper.start`. What changed is stopped before that is noted, so that a start cut off anywhere is
@@ -82,15 +85,13 @@ class Systemd:
         there = self._there()
         wanted = {program.name: self._files(program, version) for program in programs}
         changed = [tier for tier, files in wanted.items() if not all(map(_is_so, files))]
-        superfluous = [tier for tier in there if tier not in wanted]
-        self._withdraw(superfluous)
+        self._withdraw([tier for tier in there if tier not in wanted])
         self._for_each("stop", [tier for tier in there if tier in changed])
         for tier in changed:
             for file in wanted[tier]:
                 _write(file)
-        if changed or superfluous:
-            self._systemctl("daemon-reload")
-        self._for_each("enable", wanted)
+        self._systemctl("daemon-reload")  # also for files that a start before was cut off after
+        self._for_each("enable", wanted, "--quiet")
         self._for_each("start", wanted)
 
     def stop(self) -> Sequence[str]:
@@ -130,36 +131,34 @@ class Systemd:
     def _unit(self, tier: str) -> Path:
         return self._units_dir / self._name(tier)
 
+    def _secrets(self, tier: str) -> Path:
+        return self._secrets_dir / f"{tier}.environment"
+
     def _there(self) -> tuple[str, ...]:
         """Return the tiers that have a unit, in the order in which they start."""
         return tuple(tier for tier in TIERS if self._unit(tier).exists())
 
     def _files(self, program: Program, version: int) -> tuple[File, ...]:
         """Return the files that make systemd run a program."""
+        secrets = self._secrets(program.name)
+        unit = units.render_unit(program, self._home, environment_file=secrets, version=version)
+        environment = units.render_environment(program.whole_environment)
         return (
-            File(
-                path=units.environment_file(self._home, program.name),
-                content=units.render_environment(program.whole_environment),
-                mode=0o600,
-            ),
-            File(
-                path=self._unit(program.name),
-                content=units.render_unit(program, self._home, version=version),
-                mode=0o644,
-            ),
+            File(path=secrets, content=environment, mode=0o600),
+            File(path=self._unit(program.name), content=unit, mode=0o644),
         )
 
     def _withdraw(self, tiers: Sequence[str]) -> None:
         """Stop tiers for good and take their files away."""
-        self._for_each("disable", tiers, "--now")
+        self._for_each("disable", tiers, "--quiet", "--now")
         for tier in tiers:
-            units.environment_file(self._home, tier).unlink(missing_ok=True)
+            self._secrets(tier).unlink(missing_ok=True)
             self._unit(tier).unlink(missing_ok=True)
 
     def _for_each(self, verb: str, tiers: Iterable[str], *flags: str) -> None:
         names = [self._name(tier) for tier in tiers]
         if names:
-            self._systemctl(verb, "--quiet", *flags, *names)
+            self._systemctl(verb, *flags, *names)
 
     def _version(self) -> int:
         """Return the version of systemd, as in `systemd 252 (252.38-1)`."""
@@ -170,7 +169,7 @@ class Systemd:
         done = self._run(("systemctl", *words))
         if done.code != 0:
             raise Unavailable(
-                f"systemd did not do `systemctl {' '.join(words)}`: {done.errors.strip() or 'it does not say why'}"
+                f"systemd could not do `systemctl {' '.join(words)}`: {done.errors.strip() or 'it does not say why'}"
             )
         return done.output
 

@@ -22,7 +22,6 @@ _ORCHESTRATOR = (
     "NoNewPrivileges=yes",
     "LockPersonality=yes",
     "PrivateDevices=yes",
-    "PrivateTmp=yes",
     "ProtectClock=yes",
     "ProtectControlGroups=yes",
     "ProtectHome=read-only",  # where the program itself may be
@@ -62,20 +61,16 @@ def unit_name(installation: str, tier: str) -> str:
     return f"oakestra-{installation.replace('/', '_')}-{tier}.service"
 
 
-def environment_file(home: Installation, tier: str) -> Path:
-    """Return where a tier's environment is: it may hold secrets, and units are for everybody to read."""
-    return home.state / f"{tier}.environment"
-
-
-def render_unit(program: Program, home: Installation, *, version: int) -> str:
+def render_unit(program: Program, home: Installation, *, environment_file: Path, version: int) -> str:
     """Return the unit of a tier, for a systemd of this version.
 
-    It differs whenever the program must be restarted, but for a change of its environment.
+    It differs whenever the program must be restarted, but for a change of its environment, which may hold secrets
+    and is in a file of its own: units are for everybody to read.
     """
-    return "\n".join(_lines(program, home, version)) + "\n"
+    return "\n".join(_lines(program, home, environment_file, version)) + "\n"
 
 
-def _lines(program: Program, home: Installation, version: int) -> Iterator[str]:
+def _lines(program: Program, home: Installation, environment_file: Path, version: int) -> Iterator[str]:
     tier = program.name
     yield f"# Written by `oak up`, which overwrites changes; settings are in {home.configuration(tier)}."
     yield "[Unit]"
@@ -88,7 +83,7 @@ def _lines(program: Program, home: Installation, version: int) -> Iterator[str]:
     yield "[Service]"
     yield "Type=exec"
     yield f"ExecStart={' '.join(quoted(word) for word in program.command)}"
-    yield f"EnvironmentFile={_escaped(str(environment_file(home, tier)))}"
+    yield f"EnvironmentFile={_escaped(str(environment_file))}"
     if program.netns:
         yield f"NetworkNamespacePath={_escaped(program.netns)}"
     yield "KillMode=process"
@@ -119,6 +114,8 @@ def _directories(home: Installation, tier: str) -> Iterator[str]:
         yield f"{kind}Directory={path.relative_to(_PARENTS[kind])}"
         yield f"{kind}DirectoryMode={mode}"
     yield "RuntimeDirectoryPreserve=yes"
+    # of its own, but not by PrivateTmp, which would hide a program that lives below /tmp or /var/tmp
+    yield f"Environment={quoted(f'TMPDIR={home.state}')}"
 
 
 _PARENTS = {"State": "/var/lib", "Runtime": "/run", "Logs": "/var/log"}
