@@ -88,7 +88,7 @@ class Operations:
         """Return an application."""
         record = self._state.applications.get(id)
         if record is None or record.application.deleted or not asker.may_see(record.application):
-            raise NotFound(f"there is no application {id!r} of yours; `oak app list` shows what there is")
+            raise NotFound(f"there is no application {id!r} of yours; `oak app ls` shows what there is")
         return record
 
     async def update_application(
@@ -183,7 +183,7 @@ class Operations:
                 and asker.may_see(application.application)
             ):
                 return record
-        raise NotFound(f"there is no service {id!r} of yours; `oak service list` shows what there is")
+        raise NotFound(f"there is no service {id!r} of yours; `oak service ls` shows what there is")
 
     async def delete_service(self, asker: Principal, id: str) -> None:
         """Delete a service with its instances."""

@@ -11,7 +11,10 @@ from typing import Any
 import openapi_spec_validator
 import pytest
 
+from oakestra.transport.http_server import Endpoint
 from root_api import RootApi, start_api
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "rest.md"
 
 # The original's routes, as its own document lists them.
 ORIGINAL = """
@@ -48,6 +51,22 @@ def routes(found: dict[str, Any]) -> set[tuple[str, str]]:
 
 def test_every_route_is_described_and_every_description_has_a_route(api: RootApi) -> None:
     assert routes(document(api)) == {(endpoint.method, endpoint.path) for endpoint in api.endpoints}
+
+
+def test_every_route_is_in_the_reference(api: RootApi) -> None:
+    """A row a route, as it is here; a new route needs a row in docs/reference/rest.md."""
+    rows = [line for line in REFERENCE.read_text().splitlines() if re.match(r"\| [A-Z]+ \| `/", line)]
+    assert rows == [row(endpoint) for endpoint in api.endpoints]
+
+
+def row(endpoint: Endpoint) -> str:
+    marks = [
+        ("doubled", endpoint.doubled),
+        ("no login", not endpoint.secured),
+        ("only refuses", endpoint.status >= 400),
+    ]
+    notes = ", ".join(word for word, there in marks if there)
+    return f"| {endpoint.method} | `{endpoint.path}` | {endpoint.summary} |{f' {notes}' if notes else ''} |"
 
 
 def test_no_route_of_the_original_is_missing(api: RootApi) -> None:
