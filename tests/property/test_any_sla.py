@@ -30,6 +30,7 @@ values = st.recursive(
 INNER = (
     "type", "cluster", "node", "allowed", "needs", "area", "threshold", "rr_ip", "rr_ip_v6", "instances",
     "volume_id", "csi_driver", "config", "target_microservice_id", "con_constraints",
+    "http", "tcp", "exec", "port", "path", "command", "interval_s", "unhealthy_threshold", "restart_after_s",
 )  # fmt: skip
 parts = st.recursive(
     scalars,
@@ -51,6 +52,13 @@ good: dict[str, st.SearchStrategy[Any]] = {
     "one_shot": st.booleans(),
     "privileged": st.booleans(),
     "restart": st.sampled_from(["always", "on_failure", "never"]),
+    "health_check": st.sampled_from(
+        [
+            {"http": {"port": 80.0, "path": "/up"}, "interval_s": 1.5, "restart_after_s": "never"},
+            {"tcp": {"port": 65535}, "healthy_threshold": 2.0, "start_period_s": 0},
+            {"exec": {"command": ["true"]}, "restart_after_s": 0.5},
+        ]
+    ),
     "cmd": texts,
     "args": texts,
     "arch": texts,

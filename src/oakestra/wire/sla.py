@@ -14,6 +14,7 @@ from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId
 from oakestra.model.service import (
     Constraint,
     ConstraintKind,
+    HealthCheck,
     PublishedPort,
     Resources,
     RestartPolicy,
@@ -24,6 +25,7 @@ from oakestra.model.service import (
 from oakestra.wire.checks import (
     Check,
     Mistakes,
+    Rule,
     both,
     bounded,
     described,
@@ -38,6 +40,7 @@ from oakestra.wire.checks import (
     text,
     whole,
 )
+from oakestra.wire.health import HEALTH_CHECK, health_check
 
 VERSION = "v2.0"
 TEXT_BYTES_MAX = 1 << 20
@@ -82,6 +85,7 @@ class Microservice:
     privileged: bool = False
     one_shot: bool = False
     restart: RestartPolicy = RestartPolicy.ALWAYS
+    health_check: HealthCheck | None = None
     constraints: tuple[Constraint, ...] = ()
     addresses: WantedAddresses = field(default_factory=WantedAddresses)
     document: dict[str, Any] = field(default_factory=dict)
@@ -159,6 +163,7 @@ def service_spec(
         privileged=wanted.privileged,
         restart=wanted.restart,
         one_shot=wanted.one_shot,
+        health_check=wanted.health_check,
         constraints=wanted.constraints,
         addresses=addresses,
     )
@@ -228,6 +233,31 @@ def _unikernel(path: str, value: Any, mistakes: Mistakes) -> None:
     if value.get("virtualization") == "unikernel" and not value.get("arch"):
         mistakes.add(path, "a unikernel needs 'arch', the list of architectures its images are for")
 
+
+def _restart_twice(path: str, value: Any, mistakes: Mistakes) -> None:
+    policy, short = value.get("restart_policy"), value.get("restart")
+    if policy is not None and short is not None and policy != short:
+        mistakes.add(
+            path, f"'restart_policy' says {said(policy)} but 'restart' {said(short)}; keep one of them"
+        )
+
+
+def _called(name: str) -> Check:
+    """A key that other systems have, and that nobody would notice being ignored."""
+
+    def check(path: str, value: Any, mistakes: Mistakes) -> None:
+        del value
+        mistakes.add(path, f"is called {name!r} here")
+
+    return Rule(check, {"not": {}})
+
+
+_CALLED_HERE = {
+    "healthcheck": "health_check",
+    "healthCheck": "health_check",
+    "restartPolicy": "restart_policy",
+}
+_RESTART = one_of([policy.value for policy in RestartPolicy])
 
 _NAME = matching("[a-zA-Z0-9]{1,30}", "1 to 30 letters and digits")
 _TEXTS = each(text)
@@ -308,7 +338,10 @@ _MICROSERVICE = both(
             "target_node": text,
             "one_shot": flag,
             "privileged": flag,
-            "restart": one_of([policy.value for policy in RestartPolicy]),
+            "restart_policy": _RESTART,
+            "restart": described(_RESTART, "A shorter name for `restart_policy`."),
+            "health_check": HEALTH_CHECK,
+            **{key: _called(name) for key, name in _CALLED_HERE.items()},
             "cmd": _TEXTS,
             "environment": each(both(text, _variable)),
             "added_files": _TEXTS,
@@ -325,7 +358,7 @@ _MICROSERVICE = both(
         },
         required=("microservice_name", "microservice_namespace", "virtualization", "code"),
     ),
-    _unikernel,
+    both(_unikernel, _restart_twice),
 )
 
 _APPLICATION = fields(
@@ -431,7 +464,8 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
         csi_drivers=tuple(dict.fromkeys(volume["csi_driver"] for volume in volumes if volume["csi_driver"])),
         privileged=document.get("privileged", False),
         one_shot=one_shot,
-        restart=RestartPolicy(document.get("restart", default_restart)),
+        restart=RestartPolicy(document.get("restart_policy", document.get("restart", default_restart))),
+        health_check=health_check(document["health_check"]) if "health_check" in document else None,
         constraints=tuple(_constraint(rule) for rule in document.get("constraints", ())),
         addresses=_wanted_addresses(document),
         document=document,
