@@ -27,6 +27,7 @@ from oakestra.network.names import GATEWAY_MAC, Names, is_some_workers
 from oakestra.network.netlink import GONE, Netlink
 from oakestra.network.netlink import route as rt
 
+SYSTEMD_UPSTREAM = Path("/run/systemd/resolve/resolv.conf")
 _SYSCTL = Path("/proc/sys/net")
 _DEFAULT_ROUTE_BITS = 8
 """A route to an eighth of the world or more (0.0.0.0/1 of a VPN) says where the rest goes, not who has an address."""
@@ -122,19 +123,27 @@ def have_gateway(
         (IPv4Network(SERVICE_NETWORK_V4), IPv4Address(first.v4)),
         *([(IPv6Network(SERVICE_NETWORK_V6), IPv6Address(first.v6))] if v6 else []),
     ]
+    metric = _METRIC + subnet_index
     routed = {
         (route.destination, route.source, route.metric)
         for family in (socket.AF_INET, socket.AF_INET6)
         for route in rt.routes(netlink, family)
-        if route.device == found.index
+        if route.device == found.index and route.protocol == rt.PROTOCOL
     }
-    metric = _METRIC + subnet_index
+    wanted_routes = {(network, source, metric) for network, source in services}
     netlink.request(
         [
-            rt.replace_route(network, device=found.index, source=source, metric=metric)
-            for network, source in services
-            if (network, source, metric) not in routed
-        ]
+            *(
+                rt.replace_route(network, device=found.index, source=source, metric=metric)
+                for network, source, metric in sorted(wanted_routes - routed, key=str)
+            ),
+            *(
+                rt.delete_route(network, device=found.index, metric=old)
+                for network, _, old in sorted(routed - wanted_routes, key=str)
+                if old != metric
+            ),
+        ],
+        ignore=GONE,
     )
 
 
@@ -154,9 +163,11 @@ def underlay_mtu(netlink: Netlink, underlay_v4: str) -> int:
     return min(defaults, default=1500)
 
 
-def name_servers(resolv_conf: Path) -> tuple[str, ...]:
-    """Return the name servers of the machine that its instances can ask as well: those that are not loopback's."""
-    upstream = Path("/run/systemd/resolve/resolv.conf")
+def name_servers(resolv_conf: Path, *, upstream: Path = SYSTEMD_UPSTREAM) -> tuple[str, ...]:
+    """Return the name servers of the machine that its instances can ask as well: those that are not loopback's.
+
+    Where all are, a resolver of the machine stands in between; systemd's says in `upstream` whom it asks.
+    """
     for path in (resolv_conf, upstream):
         found = tuple(server for server in _listed(path) if not _is_loopback(server))
         if found:

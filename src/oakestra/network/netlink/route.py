@@ -52,7 +52,7 @@ _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
 _RT_TABLE_MAIN = 254
 _RTN_UNICAST = 1
-_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_ANY = 0, 253, 255
 _RTNH_F_ONLINK = 4
 
 _NDA_DST, _NDA_LLADDR, _NDA_PORT = 1, 2, 6
@@ -291,38 +291,34 @@ def replace_route(
 
     A gateway is taken to be on the device's link, whatever addresses that has.
     """
-    body = _route(destination, device=device, gateway=gateway, source=source, metric=metric)
+    near = gateway is None and destination.version == 4  # noqa: PLR2004 - IPv6 has no scopes of routes
+    head = _route_head(
+        destination,
+        scope=_RT_SCOPE_LINK if near else _RT_SCOPE_UNIVERSE,
+        flags=0 if gateway is None else _RTNH_F_ONLINK,
+    )
+    parts = (
+        attribute(_RTA_GATEWAY, gateway.packed) if gateway is not None else b"",
+        attribute(_RTA_PREFSRC, source.packed) if source is not None else b"",
+    )
+    body = head + b"".join(parts) + _route_end(device=device, metric=metric)
     return Message(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
 def delete_route(destination: Network, *, device: int, metric: int = 0) -> Message:
-    """Remove our route to `destination`."""
-    return Message(_RTM_DELROUTE, 0, _route(destination, device=device, metric=metric))
+    """Remove our route to `destination`, whatever its gateway."""
+    head = _route_head(destination, scope=_RT_SCOPE_ANY, flags=0)
+    return Message(_RTM_DELROUTE, 0, head + _route_end(device=device, metric=metric))
 
 
-def _route(
-    destination: Network,
-    *,
-    device: int,
-    gateway: Address | None = None,
-    source: Address | None = None,
-    metric: int = 0,
-) -> bytes:
-    family = _family(destination)
-    scope = _RT_SCOPE_UNIVERSE if gateway is not None or family == socket.AF_INET6 else _RT_SCOPE_LINK
-    flags = _RTNH_F_ONLINK if gateway is not None else 0
-    table, kind = _RT_TABLE_MAIN, _RTN_UNICAST
-    parts = [_ROUTE.pack(family, destination.prefixlen, 0, 0, table, PROTOCOL, scope, kind, flags)]
-    if destination.prefixlen:
-        parts.append(attribute(_RTA_DST, destination.network_address.packed))
-    if gateway is not None:
-        parts.append(attribute(_RTA_GATEWAY, gateway.packed))
-    if source is not None:
-        parts.append(attribute(_RTA_PREFSRC, source.packed))
-    if metric:
-        parts.append(number(_RTA_PRIORITY, metric))
-    parts.append(number(_RTA_OIF, device))
-    return b"".join(parts)
+def _route_head(destination: Network, *, scope: int, flags: int) -> bytes:
+    family, prefix = _family(destination), destination.prefixlen
+    head = _ROUTE.pack(family, prefix, 0, 0, _RT_TABLE_MAIN, PROTOCOL, scope, _RTN_UNICAST, flags)
+    return head + (attribute(_RTA_DST, destination.network_address.packed) if prefix else b"")
+
+
+def _route_end(*, device: int, metric: int) -> bytes:
+    return (number(_RTA_PRIORITY, metric) if metric else b"") + number(_RTA_OIF, device)
 
 
 def routes(netlink: Netlink, family: int) -> Iterator[Route]:
