@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ import pytest
 
 from oakestra.cli.client import Root
 from oakestra.cli.client.session import log_in
+from oakestra.cli.lab import status
+from oakestra.lab import record
 from oakestra.model.errors import OakestraError
 from prerequisites import cannot_run
 
@@ -97,8 +99,9 @@ class Fleet:
 
     def hosts(self) -> dict[str, Document]:
         """Return how every host is, by name."""
-        found = self.oak.json("lab", "status", "--name", self.name, check=False)
-        return {host["host"]: host for host in found}
+        lab = record.read(self.name)
+        assert lab is not None
+        return {host.host: asdict(host) for host in status.look(lab)}
 
     def heal(self) -> None:
         """Undo every cut, and wait until all hosts are well and every worker counts as live."""

@@ -126,7 +126,7 @@ def test_down_leaves_nothing_of_a_lab_in_use(place: Place) -> None:
     assert during.mounts and during.cgroups and during.namespaces and during.directories  # noqa: PT018
     place.oak("lab", "down", "--name", NAME)
     assert Traces.of(place, NAME) == before
-    assert "there is no lab" in place.oak("lab", "status", check=False)
+    assert "there is no lab" in place.oak("lab", "status", "--name", NAME, check=False)
 
 
 @pytest.mark.parametrize("kill_after_s", [0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.2, 2.4])
