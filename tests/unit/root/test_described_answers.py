@@ -75,6 +75,7 @@ async def use_services(api: RootApi, client: DescribedClient) -> None:
         await client.get(url)
     await client.get(f"/api/v1/services/{service}")
     await client.get(f"/api/v1/services/{service}/logs")
+    await client.post(f"/api/v1/services/{service}/exec", {"command": ["true"]})
     await client.get(f"/api/v1/services/{service}/story?instance=0")
     await client.get("/api/v1/events")
     for url in ("/api/clusters", "/api/clusters/active", "/api/v1/applications", "/api/v1/clusters"):
@@ -112,6 +113,7 @@ BAD = [
     ("POST", "/api/service/", sla(application(applicationID="f" * 24)), 400, "there is no application"),
     ("PUT", f"/api/application/{'f' * 24}", {"application_desc": 1}, 400, "application_desc"),
     ("POST", f"/api/v1/services/{'f' * 24}/scale", {"instances": "1"}, 400, "instances"),
+    ("POST", f"/api/v1/services/{'f' * 24}/exec", {"command": ["true"]}, 404, "there is no service"),
     ("POST", "/api/auth/register", {"name": "x", "password": "y", "roles": ["King"]}, 400, "'King'"),
     ("GET", "/api/service/zzz", None, 404, "zzz"),
     ("DELETE", "/api/service/x/instance/y", None, 400, "instance number"),

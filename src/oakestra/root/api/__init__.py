@@ -6,6 +6,7 @@ from oakestra.control.clock import Clock
 from oakestra.root.api.accounts import AccountsApi
 from oakestra.root.api.applications import ApplicationsApi
 from oakestra.root.api.clusters import ClustersApi
+from oakestra.root.api.execution import ExecutionApi
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import CallWorker, OwnApi
 from oakestra.root.api.pages import Description
@@ -36,5 +37,6 @@ def endpoints(
         *ApplicationsApi(operations, views, gate).endpoints(),
         *ClustersApi(views, gate, public=public_clusters).endpoints(),
         *own.endpoints(),
+        *ExecutionApi(operations, views, gate, call_worker=call_worker).endpoints(),
     ]
     return [*routes, *Description(routes).endpoints()]

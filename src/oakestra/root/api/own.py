@@ -152,7 +152,8 @@ class OwnApi:
         """Read an instance's log from its worker."""
         record = self._operations.service(asker, request.path_params["service_id"])
         shown = self._views.own_services([record])[0]
-        instance = _chosen(shown, request.query_params.get("instance"))
+        number = request.query_params.get("instance")
+        instance = chosen(shown, None if number is None else whole_number(number, "an instance number"))
         if instance.cluster_id is None or not instance.worker_id:
             reason = instance.reason or instance.placement_reason or "it was asked for a moment ago"
             raise Unavailable(f"instance {instance.number} is on no worker yet, so it has no log: {reason}")
@@ -179,18 +180,18 @@ async def _rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[byt
             await pieces.aclose()  # the worker is told that nobody reads on
 
 
-def _chosen(service: api.Service, number: str | None) -> api.Instance:
+def chosen(service: api.Service, number: int | None) -> api.Instance:
+    """Return the instance with this number, or the first that is on a worker. Raises `NotFound`."""
     if number is None:
         wanted = [instance for instance in service.instances if instance.wanted]
         placed = [instance for instance in wanted if instance.worker_id] or wanted
         if not placed:
             raise NotFound(f"{service.name} has no instances; `oak service deploy` starts one")
         return placed[0]
-    asked = whole_number(number, "an instance number")
     for instance in service.instances:
-        if instance.number == asked:
+        if instance.number == number:
             return instance
-    raise NotFound(f"{service.name} has no instance {asked}")
+    raise NotFound(f"{service.name} has no instance {number}")
 
 
 def _tail(text: str | None) -> int:
