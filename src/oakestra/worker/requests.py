@@ -1,0 +1,91 @@
+"""Answer what tiers above ask about single instances: their logs, and commands to run in them."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from oakestra.model.errors import Invalid, NotFound, Unavailable
+from oakestra.runtime import CommandEnded, OutputStream, Runtime
+from oakestra.transport.calls import Method
+from oakestra.wire.execution import TIMEOUT_S, CommandEnd, FrameKind, Written, frame
+from oakestra.worker.desired import Desired, LocalInstance
+
+logger = logging.getLogger(__name__)
+
+COMMANDS_MAX = 16
+"""Commands that run in instances of this worker at once, besides health checks."""
+_KINDS = {OutputStream.STDOUT: FrameKind.STDOUT, OutputStream.STDERR: FrameKind.STDERR}
+
+
+class Requests:
+    """Answers with what this worker has."""
+
+    def __init__(self, runtime: Runtime, desired: Callable[[], Desired], *, name: str) -> None:
+        self._runtime = runtime
+        self._desired = desired
+        self._name = name
+        self._commands = 0
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return what can be asked, by name."""
+        return {"logs": self.logs, "exec": self.exec}
+
+    async def logs(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield an instance's log."""
+        tail = arguments.get("tail_bytes")
+        lines = self._runtime.logs(
+            self._instance(arguments).number,
+            tail_bytes=None if tail is None else int(tail),
+            follow=bool(arguments.get("follow", False)),
+        )
+        async for piece in lines:
+            yield piece
+
+    async def exec(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Run a command in an instance; yield frames. Closing the iterator ends the command."""
+        instance = self._instance(arguments)
+        command = tuple(str(word) for word in arguments.get("command", ()))
+        if not command or not command[0] or any("\0" in word for word in command):
+            raise Invalid("there is no command to run: expected a program and its arguments")
+        if self._commands >= COMMANDS_MAX:
+            raise Unavailable(
+                f"{COMMANDS_MAX} commands run in instances of worker {self._name} already; try again when one has ended"
+            )
+        logger.info(
+            "command run in an instance",
+            extra={"instance": f"{instance.spec.name}.{instance.key.number}", "command": shown(command)},
+        )
+        self._commands += 1
+        try:
+            pieces = self._runtime.exec(
+                instance.number, command, timeout_s=float(arguments.get("timeout_s", TIMEOUT_S))
+            )
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if isinstance(piece, CommandEnded):
+                        yield frame(CommandEnd(exit_code=piece.exit_code, reason=piece.reason))
+                    else:
+                        yield frame(Written(_KINDS[piece.stream], piece.data))
+        finally:
+            self._commands -= 1
+
+    def _instance(self, arguments: Mapping[str, Any]) -> LocalInstance:
+        service, slot = str(arguments.get("service", "")), int(arguments.get("slot", -1))
+        instance = max(
+            (known for known in self._desired().instances if known.key.slot == (service, slot)),
+            key=lambda known: known.key,
+            default=None,
+        )
+        if instance is None:
+            raise NotFound(f"instance {slot} of this service is not on worker {self._name}")
+        return instance
+
+
+def shown(command: tuple[str, ...], *, length_max: int = 200) -> str:
+    """Return a command as it would be typed, the end of a long one left out."""
+    text = shlex.join(command)
+    return text if len(text) <= length_max else f"{text[:length_max]}…"

@@ -1,0 +1,119 @@
+"""What a worker answers about single instances."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from random import Random
+from typing import Any
+
+import pytest
+
+from oakestra.control.clock import LoopClock
+from oakestra.model.errors import Invalid, NotFound, Unavailable
+from oakestra.model.instance import InstanceKey
+from oakestra.model.service import InstanceAddress
+from oakestra.runtime import CommandOutput, ContainerSeen, ContainerState, OutputStream
+from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
+from oakestra.simulation import virtual_time
+from oakestra.wire.execution import CommandEnd, FrameKind, FrameReader, Written
+from oakestra.worker.desired import Desired, LocalInstance
+from oakestra.worker.requests import COMMANDS_MAX, Requests
+from one_worker import service
+
+SPEC = service(1)
+ASKED = {"service": SPEC.id, "slot": 0}
+
+
+def answering(story: Callable[[Requests, FakeHost], Awaitable[None]]) -> None:
+    """Live a story with a worker whose instance 2 is an earlier attempt, and 5 the current one."""
+
+    async def live() -> None:
+        host = FakeHost()
+        for number in (2, 5):
+            host.containers[number] = ContainerSeen(number=number, labels={}, state=ContainerState.RUNNING)
+            host.logs[number] = [b"log of %d\n" % number]
+        instances = tuple(
+            LocalInstance(
+                key=InstanceKey(SPEC.id, 0, 1, number), number=number, address=InstanceAddress(), spec=SPEC
+            )
+            for number in (2, 5)
+        )
+        runtime = FakeRuntime(host, clock=LoopClock(), random=Random(1))
+        await story(Requests(runtime, lambda: Desired(instances=instances), name="w1"), host)
+
+    virtual_time.run(live())
+
+
+async def execute(requests: Requests, *command: str, **keys: Any) -> list[Written | CommandEnd]:
+    reader = FrameReader()
+    pieces = requests.exec({**ASKED, "command": list(command), **keys})
+    return [found async for piece in pieces for found in reader.feed(piece)]
+
+
+def test_the_latest_attempt_is_asked() -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        assert [piece async for piece in requests.logs(ASKED)] == [b"log of 5\n"]
+        with pytest.raises(NotFound, match="instance 3 of this service is not on worker w1"):
+            await anext(aiter(requests.logs({"service": SPEC.id, "slot": 3})))
+
+    answering(story)
+
+
+def test_a_command_is_answered_in_frames_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        host.commands["hi", "x y"] = FakeCommand(
+            output=(CommandOutput(stream=OutputStream.STDERR, data=b"no\n"),), exit_code=4
+        )
+        with caplog.at_level(logging.INFO):
+            found = await execute(requests, "hi", "x y")
+        assert found == [
+            Written(FrameKind.STDOUT, b""),
+            Written(FrameKind.STDERR, b"no\n"),
+            CommandEnd(exit_code=4),
+        ]
+
+    answering(story)
+    assert vars(caplog.records[-1])["instance"] == "shop.prod.web1.front.0"
+    assert vars(caplog.records[-1])["command"] == "hi 'x y'"
+
+
+def test_a_command_has_the_time_it_was_given() -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        host.commands["sleep",] = FakeCommand(lasts_s=100.0)
+        end = CommandEnd(exit_code=124, reason="did not end within 7 s and was killed")
+        assert (await execute(requests, "sleep", timeout_s=7.0))[-1] == end
+        assert (await execute(requests, "sleep"))[-1] == CommandEnd(exit_code=0)
+
+    answering(story)
+
+
+@pytest.mark.parametrize("command", [[], [""], ["a\0b"]])
+def test_what_is_no_command_is_refused(command: list[str]) -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        with pytest.raises(Invalid, match="no command to run"):
+            await execute(requests, *command)
+
+    answering(story)
+
+
+def test_so_many_commands_at_once() -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        host.commands["sleep",] = FakeCommand(lasts_s=1000.0)
+        running = [asyncio.ensure_future(execute(requests, "sleep")) for _ in range(COMMANDS_MAX)]
+        await asyncio.sleep(1.0)
+        with pytest.raises(Unavailable, match="16 commands run in instances of worker w1 already"):
+            await execute(requests, "sleep")
+        running[0].cancel()
+        await asyncio.sleep(1.0)
+        left = requests.exec({**ASKED, "command": ["sleep"]})
+        async with aclosing(left):  # type: ignore[type-var]
+            await anext(left)
+            with pytest.raises(Unavailable):
+                await execute(requests, "sleep")
+        for task in running:
+            task.cancel()
+
+    answering(story)
