@@ -66,14 +66,19 @@ def peers(draw: st.DrawFn) -> Peer:
 
 @st.composite
 def overlays(draw: st.DrawFn) -> Overlay:
-    """An overlay in which a semantic address has one meaning, as `worker.overlay` sees to."""
-    found = {route.address: route for route in draw(st.lists(routes(), max_size=6))}
-    one_meaning = {route.address.v4 or route.address.v6: route for route in found.values()}
+    """An overlay in which a semantic address has one meaning, as root and `worker.overlay` see to."""
+    taken: set[str] = set()
+    found = []
+    for route in draw(st.lists(routes(), max_size=6)):
+        own = {route.address.v4, route.address.v6} - {""}
+        if own.isdisjoint(taken):
+            taken |= own
+            found.append(route)
     sources = draw(st.lists(st.tuples(namespaces(), semantics(), TENANTS), max_size=3))
     return Overlay(
         subnets=(SUBNET,),
         subnet_index=7,
-        routes=tuple(one_meaning.values()),
+        routes=tuple(found),
         sources=tuple(
             Source(namespace=namespace, instance=instance, tenant=tenant)
             for namespace, instance, tenant in sources

@@ -9,6 +9,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,11 @@ from network_bench import (
     service,
     until,
 )
-from oakestra.model.address import RouteKind
+from oakestra.model.address import Peer, RouteKind, worker_subnet
 from oakestra.model.service import PublishedPort, TransportProtocol
 from oakestra.network import Publication
 from oakestra.network.names import tunnel_mac
+from oakestra.network.netlink import NETFILTER, Netlink, conntrack
 
 pytestmark = pytest.mark.root
 
@@ -128,6 +130,35 @@ def test_a_service_without_instances_refuses_at_once(
     town: Town, number: int, protocol: str, family: str
 ) -> None:
     assert_refused(town.client, address(number, family), protocol)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_instance_that_is_not_ready_is_refused_though_its_place_is_known(town: Town, family: str) -> None:
+    """Replies to it go there, so there is a route; nobody else's packets may take it, and vanish there."""
+    overlay = town.fleet.overlay(town.w1)
+    lost = Peer(subnet_index=9, subnets=(worker_subnet(9),), host="198.18.0.99")
+    there = replace(service(2001), kind=RouteKind.INSTANCE, home=9)
+    town.w1.apply(replace(overlay, routes=(*overlay.routes, there), peers=(*overlay.peers, lost)))
+    try:
+        assert_refused(town.client, address(2001, family), "tcp")
+    finally:
+        town.w1.apply(overlay)
+
+
+def test_connections_through_the_tunnel_are_kept_track_of_once(town: Town) -> None:
+    """Not again as what the machines say to each other: that would cost every packet."""
+    assert town.asks(address(REMOTE, "v4"), "udp").startswith("far")
+    for worker in (town.w1, town.w2):
+        entries = worker.machine.do(tracked)
+        assert struct.pack(">H", PORT) in entries, "so it would be seen"
+        assert struct.pack(">H", 50103) not in entries
+
+
+def tracked() -> bytes:
+    """Return all tuples of IPv4 connections that this machine keeps track of."""
+    with contextlib.closing(Netlink(NETFILTER)) as netlink:
+        entries = conntrack._entries(netlink, IPv4Address(0), 1)
+        return b"".join(original for original, _ in entries)
 
 
 def assert_refused(client: Instance, target: str, protocol: str, *, port: int = PORT) -> None:

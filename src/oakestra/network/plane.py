@@ -51,6 +51,8 @@ class Plane:
         self._groups: dict[OrganizationId, int] = {}
         self._tunnel_port = tunnel_port
         self._uptime_s = uptime_s
+        self._settled: Overlay | None = None
+        """What is in the kernel, all of it, unless somebody else changed something."""
         self._backends: set[InstanceAddress] = set()
         self._drained_s: dict[InstanceAddress, float] = {}
         """When the connections end of backends that no route leads to any more."""
@@ -64,6 +66,7 @@ class Plane:
     def prepare(self, overlay: Overlay) -> None:
         """See `Network.prepare`."""
         assert overlay.subnets, "a worker without addresses has nothing to prepare"
+        self._settled = None
         v6 = ground.has_v6()
         ground.refuse_conflicts(self._netlink, self._names, overlay.subnets)
         ground.allow_forwarding(v6=v6)
@@ -114,26 +117,32 @@ class Plane:
         """See `Network.apply`."""
         if self._around is None:
             raise Unavailable("the machine's network is not ready yet")
+        if overlay != self._settled or not self._table.is_untouched():
+            refused = self._make_so(overlay, self._around)
+            self._settled = None if refused else overlay
+        else:
+            refused = ()
+        self._end_drained(overlay)
+        return Applied(refused_ports=refused)
+
+    def _make_so(self, overlay: Overlay, around: Surroundings) -> tuple[tuple[PublishedPort, str], ...]:
+        self._settled = None
         accepted, refused = self._publishable(overlay)
         self._number_tenants(overlay)
         ways = paths(overlay)
-        if self._around.gateway_v6 is None:
+        if around.gateway_v6 is None:
             ways = only_v4(ways)
-        trouble = self._extend_tunnel(overlay, ways)
+        trouble = self._extend_tunnel(overlay, ways, mtu=around.mtu)
         self._table.set(overlay.subnets, rules.elements(accepted, self._groups))
         if trouble is not None:
             raise trouble
         self._tunnel.shrink(ways)
-        self._end_drained(overlay)
-        return Applied(refused_ports=refused)
+        return refused
 
-    def _extend_tunnel(self, overlay: Overlay, ways: Paths) -> OakestraError | None:
+    def _extend_tunnel(self, overlay: Overlay, ways: Paths, *, mtu: int) -> OakestraError | None:
         """Return what is wrong with the tunnel: that is no reason to leave instances on this machine without rules."""
-        assert self._around is not None, "`apply` looked"
         try:
-            self._tunnel.extend(
-                ways, index=overlay.subnet_index, underlay_v4=overlay.underlay_v4, mtu=self._around.mtu
-            )
+            self._tunnel.extend(ways, index=overlay.subnet_index, underlay_v4=overlay.underlay_v4, mtu=mtu)
         except OakestraError as error:
             return error
         return None
@@ -144,15 +153,18 @@ class Plane:
         Those that stop get their time to finish; those that are gone would leave their clients waiting.
         """
         now_s = self._uptime_s()
+        self._note_drained(overlay, now_s)
+        for address in [each for each, until_s in self._drained_s.items() if until_s <= now_s]:
+            links.forget_connections(self._netfilter, address)
+            del self._drained_s[address]
+
+    def _note_drained(self, overlay: Overlay, now_s: float) -> None:
         backends = {backend.address for route in overlay.routes for backend in route.backends}
         for address in self._backends - backends:
             self._drained_s[address] = now_s + DRAIN_S
         for address in backends & self._drained_s.keys():
             del self._drained_s[address]
         self._backends = backends
-        for address in [each for each, until_s in self._drained_s.items() if until_s <= now_s]:
-            links.forget_connections(self._netfilter, address)
-            del self._drained_s[address]
 
     def _number_tenants(self, overlay: Overlay) -> None:
         """Give every tenant of the overlay a number; those with instances here keep theirs."""

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from itertools import count
 
 from oakestra.model.address import (
@@ -125,9 +125,13 @@ def _gateways(peer: Peer) -> Iterator[tuple[int, bytes]]:
         yield from _addresses(host_address(subnet, 1))
 
 
-@lru_cache(maxsize=4096)
 def _packed(address: str) -> bytes:
-    return ip_address(address).packed
+    return _packed_v6(address) if ":" in address else bytes(map(int, address.split(".")))
+
+
+@lru_cache(maxsize=4096)
+def _packed_v6(address: str) -> bytes:
+    return IPv6Address(address).packed
 
 
 def _native(number: int) -> bytes:

@@ -33,6 +33,10 @@ class Table:
         """The keys of the ports that are published now."""
         return frozenset(self._there.get("pub4", ())) | frozenset(self._there.get("pub6", ()))
 
+    def is_untouched(self) -> bool:
+        """Tell whether nobody has changed any rule on the machine since we did."""
+        return nft.generation(self._netfilter) == self._generation
+
     def look(self, subnets: Sequence[Subnet]) -> bool:
         """Take in what is there; False if there is no table of this version for these subnets, or somebody's
         hand was in it. Cheap when nobody changed any rule on the machine since the last look.
