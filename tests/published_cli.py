@@ -60,11 +60,10 @@ def _must(command: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class OakCli:
-    """Somebody who uses the client; `enter` is put before every command, to go where root can be reached."""
+    """Somebody who uses the client."""
 
     program: Path
     home: Path
-    enter: tuple[str, ...] = ()
 
     @property
     def slas(self) -> Path:
@@ -125,7 +124,7 @@ class OakCli:
             os.close(ours)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
-        return [*self.enter, str(self.program), *arguments]
+        return [str(self.program), *arguments]
 
     def _environment(self) -> Mapping[str, str]:
         return {

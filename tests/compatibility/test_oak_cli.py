@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -14,6 +13,7 @@ from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.root.state import ClusterRecord
 from prerequisites import cannot_run
 from published_cli import CannotInstall, OakCli, installed_cli
+from published_lab import PAGE, PUBLISHED_PASSWORD, PublishedLab, published_lab
 from root_api import RootApi, let_cluster_join, let_run
 from served_root import PUBLISHED_PORT, ServedRoot, own_loopback_address, served_root
 
@@ -23,25 +23,9 @@ NAMES = ("blank_app_without_services", "default_app_with_services", "edge_gaming
 """The SLAs that come with the client."""
 
 
-class Fleet(Protocol):
-    """What the client is used on."""
-
-    ip: str
-    """Root's."""
-    enter: tuple[str, ...]
-    """Put before a command to run it where root can be reached."""
-    cluster: str
-    """The name of a cluster that is there."""
-
-    def let_run(self, service: str) -> None:
-        """Return when every instance of the service runs."""
-        ...
-
-
 class FleetOfRecords:
     """A real root whose clusters and workers exist in its state only."""
 
-    enter: tuple[str, ...] = ()
     cluster = "east"
 
     def __init__(self, root: ServedRoot) -> None:
@@ -66,6 +50,14 @@ def _let_all_run(api: RootApi, service: str) -> None:
             let_run(api, service, record.slot.number)
 
 
+Fleet = FleetOfRecords | PublishedLab
+"""What the client is used on: records, for everything; a lab's containers, for what takes part in them."""
+
+on_containers_too = pytest.mark.parametrize(
+    "fleet", ["records", pytest.param("lab", marks=pytest.mark.root)], indirect=True
+)
+
+
 @pytest.fixture(scope="module")
 def program() -> Path:
     try:
@@ -75,10 +67,21 @@ def program() -> Path:
         raise AssertionError from error
 
 
+@pytest.fixture(scope="module")
+def lab(need_lab: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedLab]:
+    with published_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    if getattr(request, "param", "records") == "lab":
+        lab: PublishedLab = request.getfixturevalue("lab")
+        yield lab
+        lab.clear()
+        return
     host = own_loopback_address()
-    with served_root(tmp_path, host=host, port=PUBLISHED_PORT, password="Admin") as root:
+    with served_root(tmp_path, host=host, port=PUBLISHED_PORT, password=PUBLISHED_PASSWORD) as root:
         yield FleetOfRecords(root)
 
 
@@ -86,7 +89,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def oak(program: Path, fleet: Fleet, tmp_path: Path) -> OakCli:
     home = tmp_path / "home"
     home.mkdir()
-    oak = OakCli(program, home, fleet.enter)
+    oak = OakCli(program, home)
     oak.configure(fleet.ip)
     return oak
 
@@ -153,6 +156,7 @@ def test_an_sla_is_asked_for(oak: OakCli) -> None:
     assert len(ids(oak.run("application", "show"))) == 1
 
 
+@on_containers_too
 def test_an_application_is_deployed_as_it_is_created(oak: OakCli, fleet: Fleet) -> None:
     printed = oak.run("application", "create", "--sla-file-name", "default_app_with_services", "-d")
     assert printed.count("Success") == 3
@@ -165,6 +169,7 @@ def test_an_application_is_deployed_as_it_is_created(oak: OakCli, fleet: Fleet) 
     assert "RUNNING" not in oak.run("service", "show")
 
 
+@on_containers_too
 def test_instances_of_a_service(oak: OakCli, fleet: Fleet) -> None:
     oak.run("application", "create", "--sla-file-name", "default_app_with_services")
     service, application = ids_of(oak, "curl")
@@ -190,6 +195,7 @@ def test_instances_of_a_service(oak: OakCli, fleet: Fleet) -> None:
     assert "No services exist yet" in oak.run("service", "show")
 
 
+@on_containers_too
 def test_clusters(oak: OakCli, fleet: Fleet) -> None:
     for command in (("cluster", "list"), ("cl", "ls"), ("cluster", "ls", "-all")):
         (row,) = rows(oak.run(*command), fleet.cluster)
@@ -201,9 +207,7 @@ def test_clusters(oak: OakCli, fleet: Fleet) -> None:
     assert rows(info, "Status", "Connected 🟢")
 
 
-def test_a_cluster_that_was_never_heard_of(oak: OakCli, fleet: Fleet) -> None:
-    if not isinstance(fleet, FleetOfRecords):
-        pytest.skip("a whole fleet has none")
+def test_a_cluster_that_was_never_heard_of(oak: OakCli) -> None:
     assert "west" not in oak.run("cluster", "ls")
     (row,) = rows(oak.run("cluster", "ls", "-all"), "west")
     assert "Disconnected 🔴" in row
@@ -232,6 +236,17 @@ def test_live_views_follow_what_happens(oak: OakCli, fleet: Fleet) -> None:
     ):
         with oak.watch(*command) as wait_for:
             wait_for(fleet.cluster)
+
+
+@pytest.mark.parametrize("fleet", [pytest.param("lab", marks=pytest.mark.root)], indirect=True)
+def test_the_client_s_own_demo_fetches_its_page(oak: OakCli, fleet: Fleet) -> None:
+    """Its two services run in containers, reach each other by address, and their logs come back to the client."""
+    oak.run("application", "create", "--sla-file-name", "default_app_with_services", "-d")
+    service, _ = ids_of(oak, "curl")
+    fleet.let_run(service)
+    with oak.watch("service", "inspect", service, "-l") as wait_for:
+        wait_for("--CURL-START--")
+        wait_for(PAGE)
 
 
 def test_what_root_refuses_ends_with_an_error(oak: OakCli) -> None:
