@@ -345,6 +345,43 @@ def test_a_machine_without_ipv6_does_without(tmp_path: Path) -> None:
             assert client.do(lambda: ask(FAR, "tcp")).startswith("far")
 
 
+def test_a_machine_that_lives_by_router_advertisements_goes_on_heeding_them(tmp_path: Path) -> None:
+    """A machine that forwards ignores them unless told twice. Those of instances are never heeded."""
+    with fleet(tmp_path, 1, sysctl={"net/ipv6/conf/all/forwarding": "0"}) as made:
+        worker = made.workers[0]
+        worker.attach("instance", 1, 1)
+
+        def heeds(device: str) -> str:
+            return Path("/proc/sys/net/ipv6/conf", device, "accept_ra").read_text().strip()
+
+        assert worker.machine.do(lambda: heeds("eth0")) == "2"
+        assert worker.machine.do(lambda: heeds(Names.of(worker.id).instance(1))) == "1"
+        assert worker.machine.do(lambda: heeds("default")) == "1"
+
+
+def test_a_worker_may_have_several_subnets(tmp_path: Path) -> None:
+    with fleet(tmp_path, 2) as made, contextlib.ExitStack() as stack:
+        w1, w2 = made.workers
+        first, second = w1.subnet, worker_subnet(40)
+        client = w1.attach("client", 1, 1)
+        w1.subnet = second
+        more = w1.attach("more", 61, 2)
+        far = w2.attach("far", 1, 3)
+        made.services = [service(1001, more), service(1002, far)]
+        overlay = replace(made.overlay(w1), subnets=(first, second))
+        w1.prepare(overlay)
+        w1.apply(overlay)
+        elsewhere = made.overlay(w2)
+        peer = replace(w1.peer, subnets=(first, second))
+        w2.apply(replace(elsewhere, peers=(peer,)))
+        for instance in (client, more, far):
+            stack.enter_context(contextlib.closing(Server(instance.name, instance)))
+        for instance in (client, more, far):
+            for target, name in ((NEAR, "more"), (FAR, "far")):
+                assert instance.do(lambda: ask(target, "tcp")).startswith(name)  # noqa: B023
+        assert client.do(lambda: ask(more.namespace.v4, "tcp")).startswith("more")
+
+
 # --- leaving ----------------------------------------------------------------------------------------------------------
 
 

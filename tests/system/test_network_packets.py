@@ -22,6 +22,7 @@ from network_bench import (
     Fleet,
     Instance,
     Server,
+    Worker,
     ask,
     ask_often,
     fleet,
@@ -189,7 +190,9 @@ def test_the_machine_itself_reaches_services(town: Town, family: str) -> None:
 
 
 def test_large_messages_arrive_whole(town: Town) -> None:
-    """Each way more than any buffer, so segments of full size cross the tunnel."""
+    """Each way more than any buffer, so segments of full size cross the tunnel, which makes them 50 bytes longer."""
+    links = town.client.do(lambda: subprocess.check_output(("ip", "link"), text=True))
+    assert "mtu 1450 " in links
     content = bytes(range(256)) * 4096
     for family in FAMILIES:
 
@@ -347,30 +350,45 @@ def test_the_machines_metadata_is_not_for_instances(town: Town) -> None:
 
 def test_only_peers_put_packets_into_the_tunnel(town: Town) -> None:
     """The same packet, from another worker's machine, from a stranger, and from an instance on that machine."""
-    forged = _tunnelled(to=town.client.namespace.v4, by=town.far.namespace.v4, port=7777, peer=2, own=1)
-
-    def send() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
-            each.sendto(forged, (town.w1.underlay_v4, 50103))
-
+    forged = _tunnelled(to=town.client.namespace.v4, by=town.far.namespace.v4)
     with town.client.do(lambda: listener(7777)) as heard:
-        town.w2.machine.do(send)
+        town.w2.machine.do(lambda: send_into_tunnel(forged, town.w1))
         assert heard.recv(100) == b"forged", "so the packet is well formed"
-        town.fleet.outside.do(send)
-        town.far.do(send)
+        town.fleet.outside.do(lambda: send_into_tunnel(forged, town.w1))
+        town.far.do(lambda: send_into_tunnel(forged, town.w1))
         with pytest.raises(TimeoutError):
             heard.recv(100)
 
 
-def _tunnelled(*, to: str, by: str, port: int, peer: int, own: int) -> bytes:
-    """Return the UDP payload that a VXLAN device sends for a small datagram."""
-    datagram = struct.pack(">HHHH", 1234, port, 8 + 6, 0) + b"forged"
+def test_a_peer_cannot_speak_for_instances_here_nor_send_through_this_machine(town: Town) -> None:
+    posing = _tunnelled(to=town.client.namespace.v4, by=town.near.namespace.v4)
+    passing = _tunnelled(to=OUTSIDE_V4, by=town.w2.gateway.v4)
+    own = _tunnelled(to=town.client.namespace.v4, by=town.w2.gateway.v4)
+    with (
+        town.client.do(lambda: listener(7777)) as heard,
+        town.fleet.outside.do(lambda: listener(7777)) as outside,
+    ):
+        for packet in (posing, passing, own):
+            town.w2.machine.do(lambda: send_into_tunnel(packet, town.w1))  # noqa: B023
+        assert heard.recvfrom(100)[1][0] == town.w2.gateway.v4, "the last one, and only that"
+        with pytest.raises(TimeoutError):
+            outside.recv(100)
+
+
+def send_into_tunnel(packet: bytes, worker: Worker) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
+        each.sendto(packet, (worker.underlay_v4, 50103))
+
+
+def _tunnelled(*, to: str, by: str) -> bytes:
+    """Return the UDP payload that the second worker's VXLAN device sends to the first for a small datagram."""
+    datagram = struct.pack(">HHHH", 1234, 7777, 8 + 6, 0) + b"forged"
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, 17, 0)
     head += socket.inet_aton(by) + socket.inet_aton(to)
     total = sum(struct.unpack(">10H", head))
     total = (total >> 16) + (total & 0xFFFF)
     head = head[:10] + struct.pack(">H", ~total & 0xFFFF) + head[12:]
-    frame = tunnel_mac(own) + tunnel_mac(peer) + b"\x08\x00" + head + datagram
+    frame = tunnel_mac(1) + tunnel_mac(2) + b"\x08\x00" + head + datagram
     return struct.pack(">II", 0x08000000, 1 << 8) + frame
 
 

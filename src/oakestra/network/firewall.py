@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AF_INET, _AF_INET6 = 2, 10
+_FAMILIES = {nft.INET: "inet", _AF_INET: "ip", _AF_INET6: "ip6"}
 _COMMANDS = {_AF_INET: "iptables", _AF_INET6: "ip6tables"}
 _LEGACY_TABLES = {
     _AF_INET: Path("/proc/thread-self/net/ip_tables_names"),
@@ -33,12 +34,14 @@ class OtherFirewalls:
         self._netfilter = netfilter
         self._names = names
         self._generation = -1
+        self._warned: set[str] = set()
 
     def let_through(self) -> None:
         """Have each accept what comes from our links or goes to them. Starts no program while no rule changed."""
         generation = nft.generation(self._netfilter)
         if generation == self._generation and not any(_legacy()):
             return
+        self._warn_of_others()
         for command in self._filtering():
             for direction in ("-i", "-o"):
                 rule = _rule(self._names, direction)
@@ -52,6 +55,19 @@ class OtherFirewalls:
             for direction in ("-i", "-o"):
                 while _run(command, "-D", "FORWARD", *_rule(self._names, direction)):
                     pass
+
+    def _warn_of_others(self) -> None:
+        """Say once which firewalls drop what they do not know and cannot be asked; their owner must do that."""
+        for chain in nft.chains(self._netfilter):
+            drops = chain.hook == nft.HOOK_FORWARD and chain.policy == nft.POLICY_DROP
+            place = f"{_FAMILIES.get(chain.family, '?')} {chain.table} {chain.name}"
+            if drops and chain.family in _FAMILIES and chain.name != "FORWARD" and place not in self._warned:
+                self._warned.add(place)
+                logger.warning(
+                    "a firewall drops what this machine forwards unless told otherwise; "
+                    "instances need it to accept their links",
+                    extra={"chain": place, "links": f"{self._names.links}*"},
+                )
 
     def _filtering(self) -> Iterator[str]:
         chains = {(chain.family, chain.table, chain.name) for chain in nft.chains(self._netfilter)}

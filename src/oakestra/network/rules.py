@@ -394,7 +394,6 @@ _CHAINS = """\
     ip daddr . udp dport @ends4 drop
     ip daddr {{ {overlay4}, 169.254.0.0/16 }} jump refuse
     ip6 daddr {{ {workers6}, fe80::/10, {metadata6} }} jump refuse
-    accept
   }}
   chain from_peer {{
     fib saddr . iif oif missing drop

@@ -1,0 +1,91 @@
+"""What a cluster tells its workers of where services and instances are."""
+
+from __future__ import annotations
+
+from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.render import worker_assignments
+from oakestra.cluster.state import SlotRecord, WorkerRecord
+from oakestra.model.address import RouteKind, host_address, worker_subnet
+from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
+from oakestra.model.machine import Capacity
+from oakestra.model.service import InstanceAddress, ServiceAddresses, ServiceSpec
+from oakestra.scheduling.liveness import Liveness
+from oakestra.wire.native import Version
+
+ACME, OTHER = OrganizationId("a" * 24), OrganizationId("b" * 24)
+WEB, STRANGE = ServiceId("c" * 24), ServiceId("d" * 24)
+FIRST, SECOND = WorkerId("1" * 24), WorkerId("2" * 24)
+
+
+def spec(id: ServiceId, tenant: OrganizationId, v4: str) -> ServiceSpec:
+    return ServiceSpec(
+        id=id,
+        application_id=ApplicationId("e" * 24),
+        tenant=tenant,
+        name="app.ns.web.ns",
+        addresses=ServiceAddresses(round_robin_v4=v4, closest_v4=v4 + "0"),
+    )
+
+
+def slot(service: ServiceId, number: int, worker: WorkerId | None) -> SlotRecord:
+    address = InstanceAddress(v4=f"10.30.1.{number}")
+    return SlotRecord(placed=Placement(service, number, 1), address=address, attempt=1, worker=worker)
+
+
+def worker(id: WorkerId, index: int, *ready: int) -> WorkerSeen:
+    keys = {number: InstanceKey(WEB, number, 1, 1) for number in ready}
+    return WorkerSeen(
+        record=WorkerRecord(
+            id=id, key=id, name=id, capacity=Capacity(), subnet_indexes=(index,), host=f"198.18.0.{index}"
+        ),
+        liveness=Liveness.LIVE,
+        reported=True,
+        complete=True,
+        applied=Version(),
+        trouble="",
+        statuses={
+            key: InstanceStatus(
+                key=key, phase=Phase.RUNNING, ready=True, namespace=host_address(worker_subnet(index), 2)
+            )
+            for number, key in keys.items()
+        },
+    )
+
+
+OBSERVED = Observed(
+    epoch=1,
+    services={WEB: spec(WEB, ACME, "10.30.0.1"), STRANGE: spec(STRANGE, OTHER, "10.30.0.2")},
+    slots={
+        record.placed.slot: record
+        for record in (
+            slot(WEB, 0, FIRST),
+            slot(WEB, 1, SECOND),
+            slot(WEB, 2, None),
+            slot(STRANGE, 0, SECOND),
+        )
+    },
+    withdrawals={},
+    workers={FIRST: worker(FIRST, 5, 0), SECOND: worker(SECOND, 6)},
+    lease=(5, 2),
+    root_known=True,
+    adopting=False,
+)
+
+
+def test_a_route_says_whose_it_is() -> None:
+    routes = worker_assignments(OBSERVED, None)[SECOND].routes
+    assert {(route.service, route.tenant) for route in routes} == {(WEB, ACME), (STRANGE, OTHER)}
+    assert {route.tenant for route in worker_assignments(OBSERVED, None)[FIRST].routes} == {ACME}
+
+
+def test_an_instances_route_says_where_it_lives_before_it_is_ready() -> None:
+    routes = worker_assignments(OBSERVED, None)[FIRST].routes
+    instances = [route for route in routes if route.kind is RouteKind.INSTANCE]
+    assert {route.address.v4: route.home for route in instances} == {
+        "10.30.1.0": 5,
+        "10.30.1.1": 6,
+        "10.30.1.2": None,
+    }
+    assert [len(route.backends) for route in instances] == [1, 0, 0]
+    assert all(route.home is None for route in routes if route.kind is not RouteKind.INSTANCE)
