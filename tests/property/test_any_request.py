@@ -1,4 +1,5 @@
-"""Whatever is sent to any route, by somebody who may do everything, the answer is never that we broke."""
+"""Whatever is sent to any route, by somebody who may do everything or by nobody, the answer is one that is described,
+and never that we broke."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgi import AsgiClient
+from described import DescribedClient, Description
 from oakestra.transport.http_server import Endpoint
 from root_api import start_api
 from sla_samples import sla
@@ -49,9 +51,11 @@ def test_no_request_breaks_anything(data: st.DataObject) -> None:
     async def story() -> None:
         with tempfile.TemporaryDirectory() as directory:
             api = await start_api(Path(directory))
-            admin = await api.admin()
+            description = Description((await api.client.get("/docs/openapi.json")).json())
+            nobody = DescribedClient(api.client, description)
+            admin = DescribedClient(await api.admin(), description)
             await admin.post("/api/application/", sla())
-            await _several(data, api.endpoints, api.client, admin)
+            await _several(data, api.endpoints, nobody, admin)
 
     asyncio.run(story())
 
