@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
+from oakestra.control import processes as process_table
 from oakestra.control.clock import SystemClock
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.ids import WorkerId
 from oakestra.model.service import Resources
-from oakestra.runtime import ContainerSeen, ContainerSpec, ContainerState, ImageInfo, Progress
+from oakestra.runtime import ContainerSpec, ImageInfo, Progress
 from oakestra.runtime.machine import architecture
 from oakestra.runtime.oci import OciRuntime
-from oakestra.control import processes as process_table
 from oakestra.runtime.oci.linux.cgroups import Cgroups, hierarchies
 
 TIMEOUT_S = 20.0

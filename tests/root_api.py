@@ -22,13 +22,14 @@ from oakestra.root.state import ClusterRecord, ClusterView, RootState, slot_key
 from oakestra.root.users.accounts import Accounts
 from oakestra.root.users.bootstrap import bootstrap
 from oakestra.scheduling.placement import CandidateVerdict
+from oakestra.store.event_log import EventLog
 from oakestra.store.fake import Disk, FakeStore
 from oakestra.transport.http_server import Endpoint, application
 from oakestra.wire.native import ClusterReport, Refusal, Version, WorkerSummary
 
 TABLES = (
     "users", "organizations", "applications", "services", "slots",
-    "withdrawals", "clusters", "quarantine", "settings",
+    "withdrawals", "clusters", "quarantine", "settings", "events",
 )  # fmt: skip
 
 CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
@@ -110,6 +111,8 @@ async def start_api(
     accounts = Accounts(state, passwords=passwords, tokens=tokens, clock=clock, random=random)
     operations = Operations(state, clock=clock, random=random, wake=lambda: wakes.append(1))
     routes = endpoints(
+        state=state,
+        events=EventLog(state.events),
         operations=operations,
         accounts=accounts,
         views=Views(state, clock=clock),

@@ -100,15 +100,15 @@ def let_cluster_join(api: RootApi) -> None:
             virtualizations=("docker",),
         ),
         free=Resources(memory_mib=1536, vcpus=3, storage_mib=9216),
-        usage=MachineUsage(cpu_ratio=0.25, memory_ratio=0.5, disk_ratio=0.1),
     )  # fmt: skip
     report = ClusterReport(version=Version(), applied=Version(), complete=True, workers=(worker,))
     api.state.clusters.put(
         CLUSTER, ClusterRecord(id=CLUSTER, name="east", key="k", location="48.1,11.5,1000", host="192.0.2.7")
     )
     api.state.views[CLUSTER] = ClusterView(
-        last_seen_s=api.clock.uptime_s(), last_seen_wall_s=5.0, report=report, cpu_ratio=0.5
-    )
+        last_seen_s=api.clock.uptime_s(), last_seen_wall_s=5.0, report=report, cpu_ratio=0.5,
+        machines={WORKER: MachineUsage(cpu_ratio=0.25, memory_ratio=0.5, disk_ratio=0.1)},
+    )  # fmt: skip
 
 
 def let_run(

@@ -11,17 +11,9 @@ import pytest
 
 import oci_bench
 from oakestra.control.clock import SystemClock
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import Rejected, Unavailable
-from oakestra.runtime import (
-    KILLED,
-    TIMED_OUT,
-    CommandEnded,
-    CommandOutput,
-    ContainerSeen,
-    ContainerState,
-    OutputStream,
-    Runtime,
-)
+from oakestra.runtime import KILLED, TIMED_OUT, CommandEnded, CommandOutput, OutputStream, Runtime
 from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
 from oakestra.runtime.oci import OciRuntime
 from oci_bench import IMAGE, Bench, pieces, spec, until

@@ -27,7 +27,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     def open_store() -> Store:
         store: Store
         if request.param == "fake":
-            store = FakeStore(("users", "slots"), disk=disk)
+            store = FakeStore(("users", "slots"), disk=disk, flush_s=0.001)
         else:
             store = SqliteStore(tmp_path / "root.db", "root", fresh_epoch=5 + len(opened))
         opened.append(store)
@@ -106,3 +106,29 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreFailed, match="newer version"):
         SqliteStore(path, "root", fresh_epoch=1)
+
+
+def test_what_was_decided_before_a_failure_was_noticed_is_not_kept(opener: Open) -> None:
+    """Goal: no commit builds on one that failed. Method: one fails while another, decided on it, is queued behind."""
+    records = Records(opener())
+    users, slots = records.table("users", str), records.table("slots", str)
+    records.load()
+
+    async def story() -> None:
+        users.put("bad", "x")
+        records._pending.append(Put("no_such_table", "x", b""))
+        first = asyncio.ensure_future(records.commit())
+        await asyncio.sleep(0)
+        slots.put("built on it", "x")
+        second = asyncio.ensure_future(records.commit())
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+        assert not users
+        assert not slots
+        users.put("fine", "x")
+        await records.commit()
+
+    asyncio.run(story())
+    found = opener().load()
+    assert set(found["users"]) == {"fine"}
+    assert not found["slots"]

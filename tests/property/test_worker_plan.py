@@ -8,13 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oakestra.model.address import worker_subnet
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceKey, Phase
 from oakestra.model.service import InstanceAddress, RestartPolicy, ServiceSpec
-from oakestra.runtime import ContainerSeen, ContainerState
 from oakestra.worker.desired import Desired, LocalInstance, edit, release
 from oakestra.worker.observe import Observed, StepKind
-from oakestra.worker.plan import RESTART_LABEL, Act, Release, Rerun, Settle, Step, counted, plan, statuses
+from oakestra.worker.plan import (
+    RUN_LABEL,
+    Act,
+    GiveUp,
+    Mark,
+    Release,
+    Rerun,
+    Settle,
+    Step,
+    counted,
+    given_up,
+    plan,
+    run_name,
+    statuses,
+)
 
 PASSES_MAX = 30
 
@@ -41,13 +55,15 @@ def instances(draw: st.DrawFn) -> LocalInstance:
         spec=draw(services),
         restart=draw(st.integers(0, 2)),
         withdrawn=draw(st.booleans()),
+        healthy=draw(st.booleans()),
+        given_up=draw(st.sampled_from(["", "was ended because it was not well"])),
     )
 
 
 containers = st.builds(
     ContainerSeen,
     number=numbers,
-    labels=st.integers(0, 2).map(lambda restart: {RESTART_LABEL: str(restart)}),
+    labels=instances().map(lambda instance: {RUN_LABEL: run_name(instance)}),
     state=st.sampled_from(ContainerState),
     exit_code=st.sampled_from([None, 0, 1, 137]),
 )
@@ -76,8 +92,12 @@ def carried_out(step: Step, world: Observed) -> Observed:
     """A perfect world: every step works at once."""
     desired, by_number = world.desired, world.desired.by_number
     match step:
-        case Rerun(number=number, crashes=crashes):
-            return replace(world, desired=edit(desired, counted(by_number[number], crashes)))
+        case Rerun(number=number):
+            return replace(world, desired=edit(desired, counted(by_number[number], step)))
+        case Mark(number=number, healthy=healthy):
+            return replace(world, desired=edit(desired, replace(by_number[number], healthy=healthy)))
+        case GiveUp(number=number):
+            return replace(world, desired=edit(desired, given_up(by_number[number], step)))
         case Settle(number=number, outcome=outcome):
             return replace(world, desired=edit(desired, replace(by_number[number], outcome=outcome)))
         case Release(number=number):
@@ -104,7 +124,7 @@ def acted(step: Act, world: Observed) -> Observed:
             assert number in world.attached, "nothing is created without its network"
             assert instance.spec.image in world.pulled, "nothing is created without its image"
             containers[number] = ContainerSeen(
-                number=number, labels={RESTART_LABEL: str(instance.restart)}, state=ContainerState.CREATED
+                number=number, labels={RUN_LABEL: run_name(instance)}, state=ContainerState.CREATED
             )
         case StepKind.START:
             containers[number] = replace(containers[number], state=ContainerState.RUNNING)
@@ -113,8 +133,8 @@ def acted(step: Act, world: Observed) -> Observed:
         case StepKind.DELETE:
             assert containers[number].state is not ContainerState.RUNNING, "nothing that runs is deleted"
             del containers[number]
-        case StepKind.FORGET:
-            raise AssertionError("forgetting a log is part of releasing")
+        case StepKind.SAVE:
+            raise AssertionError("saving is no act")
     return replace(world, containers=containers)
 
 

@@ -19,10 +19,11 @@ import pytest
 
 import oci_bench
 from oakestra.control import processes as process_table
+from oakestra.model.container import ContainerState
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.model.service import Resources
-from oakestra.runtime import TIMED_OUT, CommandEnded, CommandOutput, ContainerState
+from oakestra.runtime import TIMED_OUT, CommandEnded, CommandOutput
 from oakestra.runtime.oci import OciRuntime, images_in_use
 from oci_bench import Bench, ended, output, run, seen, spec, until
 

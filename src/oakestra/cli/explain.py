@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from oakestra.cli import options
 from oakestra.cli.client import Document, Root, names, session
-from oakestra.cli.show import output
+from oakestra.cli.show import output, stories
 from oakestra.cli.show.cells import UNPLACEABLE, age, condition, painted, service_condition
 from oakestra.cli.show.columns import Copy, copies
 from oakestra.cli.show.output import Shown, Style
@@ -40,9 +40,14 @@ def explanation(root: Root, text: str) -> Shown:
         if number is None or copy.instance["number"] == number
     ]
     name = names.short_names(services)[service["id"]]
+    query = {} if number is None else {"instance": str(number)}
+    story = root.get(f"/api/v1/services/{service['id']}/story", **query)
     return Shown(
-        document=[_document(copy) for copy in found],
-        text=lambda style: "\n\n".join(paragraph(copy, style, now_wall_s=root.now_wall_s) for copy in found),
+        document=[{**_document(copy), **_part(story, copy)} for copy in found],
+        text=lambda style: "\n\n".join(
+            f"{paragraph(copy, style, now_wall_s=root.now_wall_s)}{chapter(_part(story, copy), copy, style)}"
+            for copy in found
+        ),
         nothing=f"{name} has no instances ({service_condition(service)}); start one: oak service deploy {name}",
     )
 
@@ -56,8 +61,34 @@ def paragraph(copy: Copy, style: Style, *, now_wall_s: float) -> str:
     lines = [head, *(f"  {line}" for line in _sentences(instance, word))]
     verdicts = instance["verdicts"]
     if verdicts:
-        lines.append(indented(style.table(_columns(instance), verdicts)))
+        lines.append(indented(style.table(_columns("CLUSTER", instance["cluster"]), verdicts)))
     return "\n".join(lines)
+
+
+def chapter(part: Document, copy: Copy, style: Style) -> str:
+    """Return what the cluster thought of each worker, and all that happened."""
+    parts = []
+    if part["workers"]:
+        parts.append(indented(style.table(_columns("WORKER", copy.instance["worker"]), part["workers"])))
+    if part["events"]:
+        parts.append(indented(stories.told(part["events"])))
+    if part["silent"]:
+        silent = ", ".join(part["silent"])
+        parts.append(f"  cluster {silent} could not be asked: what it did is missing here")
+    return "".join(f"\n{text}" for text in parts)
+
+
+def _part(story: Document, copy: Copy) -> Document:
+    """Return what a service's story says of one instance."""
+    number = copy.instance["number"]
+    thought = [verdict for verdict in story["verdicts"] if verdict["number"] == number]
+    events = [event for event in story["events"] if event["slot"] == number]
+    concerned = {copy.instance["cluster"], *(event["subject"] for event in events)}
+    return {
+        "workers": [verdict for each in thought for verdict in each["verdicts"]],
+        "events": events,
+        "silent": [cluster for cluster in story["silent"] if cluster in concerned],
+    }
 
 
 def _sentences(instance: Document, word: str) -> list[str]:
@@ -88,10 +119,9 @@ def _history(instance: Document) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _columns(instance: Document) -> Sequence[Column[Document]]:
-    chosen = instance["cluster"]
+def _columns(title: str, chosen: str) -> Sequence[Column[Document]]:
     return (
-        Column("CLUSTER", lambda verdict: verdict["name"]),
+        Column(title, lambda verdict: verdict["name"]),
         Column("SCORE", lambda verdict: "" if verdict["refusal"] else f"{verdict['score']:.3f}"),
         Column(
             "VERDICT",

@@ -27,6 +27,8 @@ class WorkerSeen:
     complete: bool
     """Its last report vouches for what it does not mention."""
     applied: Version
+    trouble: str
+    """What it says keeps it from doing what it is told."""
     statuses: Mapping[InstanceKey, InstanceStatus]
 
 
@@ -61,6 +63,7 @@ def observe(
             reported=report is not None,
             complete=report is not None and report.complete,
             applied=report.applied if report else Version(),
+            trouble=report.trouble if report else "",
             statuses={status.key: status for status in report.statuses} if report else {},
         )
     return Observed(

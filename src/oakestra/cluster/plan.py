@@ -210,7 +210,7 @@ class _Ledger:
         return WorkerCandidate(
             id=record.id,
             name=record.name,
-            unusable=_unusable(worker),
+            unusable=_unusable(self._observed, worker),
             capacity=record.capacity,
             free=total - self._used[record.id],
             total=total,
@@ -231,11 +231,13 @@ def free_of(observed: Observed, *, vcpu_overcommit: float) -> Mapping[WorkerId, 
     return {id: ledger.candidate(worker, ServiceId("")) for id, worker in sorted(observed.workers.items())}
 
 
-def _unusable(worker: WorkerSeen) -> str:
+def _unusable(observed: Observed, worker: WorkerSeen) -> str:
     if worker.liveness is Liveness.LOST:
         return "lost"
     if not worker.reported:
         return "has not reported yet"
+    if any(key.service not in observed.services for key in worker.statuses):
+        return "still holds an instance of which this cluster does not know what it needs"
     if not worker.record.subnet_indexes:
         return "has no addresses for instances (root has not leased any to this cluster yet)"
     return ""
@@ -293,6 +295,8 @@ def _may_run_somewhere(observed: Observed) -> bool:
 
 
 def _grants(observed: Observed, ledger: _Ledger) -> Iterator[GrantSubnet]:
+    if observed.adopting:
+        return  # workers that are still to join say which subnets they have
     first, count = observed.lease
     taken = {index for worker in observed.workers.values() for index in worker.record.subnet_indexes}
     free = iter(index for index in range(first, first + count) if index not in taken)

@@ -176,15 +176,23 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
         version=UNVERSIONED,
         applied=applied,
         complete=not observed.adopting,
+        store=observed.epoch,
         statuses=tuple(_statuses(observed)),
-        refusals=tuple(
-            Refusal(placed=record.placed, reason=record.reason)
-            for _, record in sorted(observed.slots.items())
-            if record.worker is None and record.reason
-        ),
+        refusals=tuple(_refusals(observed)),
         aggregates=tuple(_aggregates(candidates)),
         workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
     )
+
+
+def _refusals(observed: Observed) -> Iterator[Refusal]:
+    """Yield what no worker here can take, once all workers that seem to be there have said what they hold."""
+    if observed.adopting or any(
+        worker.liveness is Liveness.LIVE and not worker.reported for worker in observed.workers.values()
+    ):
+        return
+    for _, record in sorted(observed.slots.items()):
+        if record.worker is None and record.reason:
+            yield Refusal(placed=record.placed, reason=record.reason)
 
 
 def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
@@ -194,7 +202,10 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
             yield replace(status, worker=record.worker or WorkerId(""))
         elif record.worker is not None:
             yield InstanceStatus(
-                key=record.key, phase=Phase.WORKER_ASSIGNED, reason=record.reason, worker=record.worker
+                key=record.key,
+                phase=Phase.WORKER_ASSIGNED,
+                reason=_not_begun(observed, record),
+                worker=record.worker,
             )
         else:
             yield InstanceStatus(key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason)
@@ -207,6 +218,12 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
         phase = Phase.WORKER_ASSIGNED if seen is None else seen.phase
         status = seen or InstanceStatus(key=key, phase=phase)
         yield replace(status, worker=id, ready=False, reason=withdrawal.reason)
+
+
+def _not_begun(observed: Observed, record: SlotRecord) -> str:
+    """Say why an instance was not seen on its worker: what the worker complains of, or why it was chosen."""
+    worker = observed.workers.get(record.worker) if record.worker else None
+    return f"{worker.record.name}: {worker.trouble}" if worker and worker.trouble else record.reason
 
 
 def _aggregates(candidates: Mapping[WorkerId, WorkerCandidate]) -> Iterator[Aggregate]:
@@ -247,4 +264,5 @@ def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:
         free=candidate.free,
         tunnel_port=worker.record.tunnel_port,
         subnet_indexes=worker.record.subnet_indexes,
+        trouble=worker.trouble,
     )

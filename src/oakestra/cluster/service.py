@@ -94,5 +94,10 @@ def broker_of(config: ClusterConfig) -> Broker:
 
 def _request(config: ClusterConfig, cluster: Cluster, key: str) -> JoinCluster:
     return JoinCluster(
-        key=key, name=config.name, id=cluster.id, location=config.location, api_port=config.api_port
+        key=key,
+        name=config.name,
+        id=cluster.id,
+        location=config.location,
+        subnet_lease=cluster.subnet_lease,
+        api_port=config.api_port,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.instance import InstanceKey, Placement, Slot
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
@@ -57,6 +58,8 @@ class WorkerRecord:
     host: str = ""
     tunnel_port: int = 50103
     joined_wall_s: float = 0.0
+    incarnation: int = 0
+    """The greatest it had; a worker that lost its state gets a greater one."""
     capacity: Capacity = field(default_factory=Capacity)
     subnet_indexes: tuple[int, ...] = ()
     generation: int = 0
@@ -102,6 +105,8 @@ class ClusterState:
         """By `withdrawal_key`."""
         self.workers = self.records.table("workers", WorkerRecord)
         self.settings = self.records.table("settings", RootRecord)
+        self.events = self.records.table("events", Event)
+        """The newest only; `store.event_log` keeps them few."""
         self.views: dict[WorkerId, WorkerView] = {}
         self.usage: dict[InstanceKey, InstanceUsage] = {}
         self.remote: ClusterAssignment | None = None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
+import msgspec
+
+from oakestra.cluster import story
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, observe
-from oakestra.cluster.plan import plan
+from oakestra.cluster.plan import Decision, plan
 from oakestra.cluster.render import cluster_report, worker_assignments
 from oakestra.cluster.state import ClusterState, WorkerRecord
 from oakestra.control.clock import Clock
@@ -21,9 +25,12 @@ from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.machine import MachineUsage
 from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
+from oakestra.store.event_log import EventLog, told
 from oakestra.transport import Channel, Link
-from oakestra.transport.calls import Relay
+from oakestra.transport.calls import Answers, Relay
+from oakestra.wire.api import SlotVerdicts, Verdict
 from oakestra.wire.native import (
+    UNKNOWN_HERE,
     Beat,
     ClusterAssignment,
     ClusterJoined,
@@ -78,6 +85,9 @@ class Cluster:
         tuning: Tuning,
     ) -> None:
         self.state = ClusterState(store)
+        self.events = EventLog(self.state.events)
+        self._liveness: Mapping[WorkerId, Liveness] = {}
+        self._statuses: story.Seen = {}
         self.root_connected = False
         self._up = up
         self._down = down
@@ -87,7 +97,8 @@ class Cluster:
         self._ids = ids
         self._tuning = tuning
         self._since_s = clock.uptime_s()
-        self._adopt_until_s = self._since_s + tuning.adopt_s if new_store else self._since_s
+        # an empty store knows only from root whether it is the first one this cluster has
+        self._adopt_until_s = float("inf") if new_store else self._since_s
         self._told: ClusterAssignment | None = None
         self._report = ClusterReport(version=Version(), applied=Version(), complete=False)
         self._report_digest = ""
@@ -95,7 +106,9 @@ class Cluster:
         self._report_due = False
         self._resend: set[WorkerId] = set()
         self._loop = Loop(self._pass, resync_s=tuning.resync_s)
-        self._relay = Relay(up, down)
+        self._answers = Answers({"events": self._events, "verdicts": self._verdicts})
+        self._tasks: asyncio.TaskGroup | None = None
+        self._relay = Relay(up, down, own=self._asked)
         up.listen(self._from_root, self._root_presence)
         down.listen(self._from_worker, self._worker_presence)
 
@@ -104,9 +117,16 @@ class Cluster:
         """Who root says that this cluster is; empty before the first join."""
         return self.state.root.cluster
 
+    @property
+    def subnet_lease(self) -> tuple[int, int] | None:
+        """First worker subnet index that root leased to this cluster, and how many; None before that."""
+        root = self.state.root
+        return (root.subnet_first, root.subnet_count) if root.subnet_count else None
+
     async def run(self) -> None:
         """Make passes, beat and forward measurements until cancelled."""
         async with asyncio.TaskGroup() as group:
+            self._tasks = group
             group.create_task(self._loop.run())
             group.create_task(self._up.run())
             group.create_task(self._down.run())
@@ -119,6 +139,8 @@ class Cluster:
         """Record who root says that this cluster is."""
         if answer.id != self.id:
             self.state.root = replace(self.state.root, cluster=answer.id)
+        if self._adopt_until_s == float("inf"):
+            self._adopt_until_s = self._clock.uptime_s() + (self._tuning.adopt_s if answer.known else 0.0)
         self._loop.wake()
 
     async def join(self, request: JoinWorker, *, peer: str) -> WorkerJoined:
@@ -132,18 +154,32 @@ class Cluster:
                 joined_wall_s=self._clock.wall_s(),
             )
             logger.info("worker joined", extra={"worker": record.name, "id": record.id, "from": peer})
+        incarnation = _incarnation(record, request)
         joined = replace(
             record,
             name=request.name,
             host=request.host or peer,
             tunnel_port=request.tunnel_port,
             capacity=request.capacity,
+            incarnation=incarnation,
+            subnet_indexes=record.subnet_indexes or self._claimed(request),
         )
         self.state.workers.put(joined.id, joined)
         await self.state.commit()
         self._resend.add(joined.id)
         self._loop.wake()
-        return WorkerJoined(id=joined.id, cluster=self.id, cluster_name=self._name, mqtt_port=self._mqtt_port)
+        return WorkerJoined(
+            id=joined.id,
+            cluster=self.id,
+            cluster_name=self._name,
+            mqtt_port=self._mqtt_port,
+            incarnation=incarnation,
+        )
+
+    def _claimed(self, request: JoinWorker) -> tuple[int, ...]:
+        """Return those of the subnets the worker had that nobody else has by now."""
+        taken = {index for record in self.state.workers.values() for index in record.subnet_indexes}
+        return request.subnet_indexes if not taken & set(request.subnet_indexes) else ()
 
     def _worker_id(self, request: JoinWorker) -> WorkerId:
         if is_id(request.id) and request.id not in self.state.workers:
@@ -172,6 +208,7 @@ class Cluster:
     def _from_worker(self, peer: str, channel: Channel, payload: bytes) -> None:
         worker = WorkerId(peer)
         if worker not in self.state.workers:
+            self._down.send(peer, Channel.BEAT, encode(UNKNOWN_HERE))
             return
         view = self.state.view(worker)
         try:
@@ -227,7 +264,9 @@ class Cluster:
         if told is not None:
             accept(self.state, told)
         self._note_capacities()
-        decisions = plan(self._observe(), vcpu_overcommit=self._tuning.vcpu_overcommit)
+        before = self._observe()
+        decisions = plan(before, vcpu_overcommit=self._tuning.vcpu_overcommit)
+        self._tell(before, decisions)
         apply(self.state, decisions)
         if decisions:
             logger.info("decided", extra=_counts(decisions))
@@ -243,6 +282,19 @@ class Cluster:
         self._forget_measurements(observed)
         self._report_to_root(observed)
         return self._next_deadline_s(observed)
+
+    def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
+        statuses = {
+            key: status for worker in observed.workers.values() for key, status in worker.statuses.items()
+        }
+        told = (
+            *story.liveness(self._liveness, observed),
+            *story.seen(self._statuses, statuses, observed),
+            *story.decided(decisions, observed),
+        )
+        self._liveness = {id: worker.liveness for id, worker in observed.workers.items()}
+        self._statuses = statuses
+        self.events.add(told, tier=self._name, now_wall_s=self._clock.wall_s())
 
     def _observe(self) -> Observed:
         return observe(
@@ -303,6 +355,35 @@ class Cluster:
             due.append(RESEND_EVERY_S)
         return max(min(due), 0.0) + 0.01 if due else None
 
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    def _asked(self, peer: str, payload: bytes) -> None:
+        assert self._tasks is not None, "links run in `run`"
+        self._answers.received(self._up, peer, payload, self._tasks)
+
+    async def _events(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield what happened, all of it or of one service or instance; with `follow` also what will."""
+        async for line in told(self.events, arguments):
+            yield line
+
+    async def _verdicts(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield why each instance of a service is where it is here, or nowhere, with every candidate's verdict."""
+        service = str(arguments.get("service", ""))
+        yield msgspec.json.encode(
+            [
+                SlotVerdicts(
+                    number=record.placed.number,
+                    reason=record.reason,
+                    verdicts=tuple(
+                        Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
+                        for verdict in record.verdicts
+                    ),
+                )
+                for record in self.state.slots.values()
+                if record.placed.service == service
+            ]
+        )
+
     # --- towards root ----------------------------------------------------------------------------------------------
 
     async def _beat_forever(self) -> None:
@@ -321,13 +402,23 @@ class Cluster:
                 InstanceMeasurement(key=key, usage=usage) for key, usage in sorted(self.state.usage.items())
             )
             if machines:
-                telemetry = Telemetry(machine=_mean(machines), instances=instances)
+                workers = tuple(
+                    (id, view.machine) for id, view in sorted(self.state.views.items()) if view.report is not None
+                )
+                telemetry = Telemetry(machine=_mean(machines), instances=instances, workers=workers)
                 self._up.send("up", Channel.TELEMETRY, encode(telemetry))
 
     def _forget_measurements(self, observed: Observed) -> None:
         current = {record.key for record in observed.slots.values()}
         for key in [key for key in self.state.usage if key not in current]:
             del self.state.usage[key]
+
+
+def _incarnation(record: WorkerRecord, request: JoinWorker) -> int:
+    """Return the incarnation of a worker's state: a lower number than it had means a new state and a clock set back."""
+    if request.incarnation >= record.incarnation:
+        return request.incarnation
+    return record.incarnation + 1
 
 
 def _mean(machines: list[MachineUsage]) -> MachineUsage:

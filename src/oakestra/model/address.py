@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 
 from oakestra.model.ids import OrganizationId, ServiceId
@@ -78,6 +79,7 @@ _FIRST_SUBNET_V4 = int(ip_address("10.18.0.0"))
 _FIRST_SUBNET_V6 = int(ip_address("fd18::"))
 
 
+@lru_cache(maxsize=4096)
 def worker_subnet(index: int) -> Subnet:
     """Return the index-th worker subnet: a /26 from 10.18.0.0 upwards and a /120 under fd18::/32."""
     assert 0 <= index < SUBNETS_MAX, "subnet indexes have 14 bits"
@@ -86,6 +88,12 @@ def worker_subnet(index: int) -> Subnet:
     return Subnet(v4=f"{v4}/26", v6=f"{v6}/120")
 
 
+def subnet_index(subnet: Subnet) -> int:
+    """Return the index of a worker subnet."""
+    return (int(ip_interface(subnet.v4).network.network_address) - _FIRST_SUBNET_V4) // 64
+
+
+@lru_cache(maxsize=4096)
 def host_address(subnet: Subnet, host: int) -> InstanceAddress:
     """Return address number `host` of a subnet; 1 is the bridge, instances begin at 2."""
     v4 = ip_interface(subnet.v4).network.network_address + host

@@ -49,9 +49,10 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
         case Withdraw():
             _withdraw(state, decision)
-        case Note(slot=slot, status=status):
+        case Note(slot=slot, status=status, store=store):
             record = state.slots[slot_key(slot)]
-            state.slots.put(slot_key(slot), replace(record, status=status, changed_wall_s=now_wall_s))
+            noted = replace(record, status=status, status_store=store, changed_wall_s=now_wall_s)
+            state.slots.put(slot_key(slot), noted)
         case Forget(placed=placed):
             state.withdrawals.remove(placement_key(placed))
         case ForgetSlot(slot=slot):

@@ -10,6 +10,8 @@ from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.root.state import (
     ApplicationRecord,
     ClusterRecord,
+    Refused,
+    Room,
     RootState,
     ServiceRecord,
     SlotRecord,
@@ -28,10 +30,16 @@ class ClusterSeen:
     reported: bool
     complete: bool
     applied: Version
+    store: int
+    """Epoch of its store."""
     statuses: Mapping[Placement, InstanceStatus]
     refusals: Mapping[Placement, str]
     aggregates: tuple[Aggregate, ...]
     workers: tuple[WorkerSummary, ...]
+
+    @property
+    def room(self) -> Room:
+        return (self.aggregates, *((worker.id, worker.live, worker.instances) for worker in self.workers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,8 @@ class Observed:
     slots: Mapping[Slot, SlotRecord]
     withdrawals: Mapping[Placement, WithdrawalRecord]
     clusters: Mapping[ClusterId, ClusterSeen]
+    refused: Mapping[tuple[Slot, ClusterId], Refused]
+    """Clusters that could not take a slot, as long as nothing changed there: a slot is not sent in circles."""
     quarantined: Mapping[str, float]
     """Wall time at which each released address may be used again."""
     now_wall_s: float
@@ -53,16 +63,19 @@ def observe(
     state: RootState, *, now_s: float, now_wall_s: float, since_s: float, lost_after_s: float
 ) -> Observed:
     """Return root's world as it is now. `since_s` is when this process started."""
+    slots = {record.slot: record for record in state.slots.values()}
+    clusters = {
+        record.id: _seen(state, record, now_s=now_s, since_s=since_s, lost_after_s=lost_after_s)
+        for record in state.clusters.values()
+    }
     return Observed(
         epoch=state.records.epoch,
         applications={record.application.id: record for record in state.applications.values()},
         services={record.spec.id: record for record in state.services.values()},
-        slots={record.slot: record for record in state.slots.values()},
+        slots=slots,
         withdrawals={record.placed: record for record in state.withdrawals.values()},
-        clusters={
-            record.id: _seen(state, record, now_s=now_s, since_s=since_s, lost_after_s=lost_after_s)
-            for record in state.clusters.values()
-        },
+        clusters=clusters,
+        refused=_refused(state.refused, slots, clusters),
         quarantined={key: record.until_wall_s for key, record in state.quarantine.items()},
         now_wall_s=now_wall_s,
     )
@@ -80,8 +93,28 @@ def _seen(
         reported=report is not None,
         complete=report is not None and report.complete,
         applied=report.applied if report else Version(),
+        store=report.store if report else 0,
         statuses={status.key.placed: status for status in report.statuses} if report else {},
         refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
         aggregates=report.aggregates if report else (),
         workers=report.workers if report else (),
     )
+
+
+def _refused(
+    before: Mapping[tuple[Slot, ClusterId], Refused],
+    slots: Mapping[Slot, SlotRecord],
+    clusters: Mapping[ClusterId, ClusterSeen],
+) -> Mapping[tuple[Slot, ClusterId], Refused]:
+    """Return the refusals that still hold: those that are new, and those of clusters where nothing changed since."""
+    still = {
+        (slot, id): refused
+        for (slot, id), refused in before.items()
+        if slot in slots and id in clusters and clusters[id].room == refused.room
+    }
+    for slot, record in slots.items():
+        cluster = clusters.get(record.cluster) if record.cluster else None
+        reason = cluster.refusals.get(Placement(*slot, record.placement)) if cluster else None
+        if record.cluster and cluster and reason:
+            still[slot, record.cluster] = Refused(reason=reason, room=cluster.room)
+    return still

@@ -52,6 +52,8 @@ class Note:
 
     slot: Slot
     status: InstanceStatus
+    store: int
+    """Epoch of the cluster's store it comes from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +146,23 @@ def _notes(observed: Observed) -> Iterator[Note]:
     for slot, record in sorted(observed.slots.items()):
         cluster = observed.clusters.get(record.cluster) if record.cluster else None
         seen = cluster.statuses.get(_placed(record)) if cluster else None
-        if seen is None:
+        if cluster is None or seen is None:
             continue
-        truer = seen if record.status is None else merge(record.status, seen)
+        truer = _truer(record, seen, cluster)
         if truer != record.status:
-            yield Note(slot=slot, status=truer)
+            yield Note(slot=slot, status=truer, store=cluster.store)
+
+
+def _truer(record: SlotRecord, seen: InstanceStatus, cluster: ClusterSeen) -> InstanceStatus:
+    """Return the truer of the status on record and the one seen now.
+
+    A cluster's new store counts attempts anew, so its word replaces that of the lost one, once it knows what runs.
+    """
+    if record.status is None:
+        return seen
+    if record.status_store != cluster.store:
+        return seen if cluster.complete else record.status
+    return merge(record.status, seen)
 
 
 def _placed(record: SlotRecord) -> Placement:
@@ -189,10 +203,14 @@ class _Ledger:
                 unusable=_unusable(cluster),
                 pools=tuple(_pool(aggregate, self._pending[id]) for aggregate in cluster.aggregates),
                 siblings=self._services[id][slot.service],
-                refused=cluster.refusals.get(_placed(record), "") if record.cluster == id else "",
+                refused=self._refused(slot, id),
             )
             for id, cluster in sorted(self._observed.clusters.items())
         ]
+
+    def _refused(self, slot: Slot, cluster: ClusterId) -> str:
+        refused = self._observed.refused.get((slot, cluster))
+        return refused.reason if refused else ""
 
 
 def _counted(cluster: ClusterSeen, record: SlotRecord, epoch: int) -> bool:

@@ -60,6 +60,8 @@ async def run(config: RootConfig) -> None:
     )
     tokens = Tokens(secret, clock=clock, random=entropy.stream("tokens"))
     routes = endpoints(
+        state=root.state,
+        events=root.events,
         operations=Operations(root.state, clock=clock, random=entropy.stream("services"), wake=root.wake),
         accounts=Accounts(
             root.state, passwords=passwords, tokens=tokens, clock=clock, random=entropy.stream("accounts")

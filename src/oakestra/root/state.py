@@ -7,12 +7,14 @@ of slots; the pass (`plan.py`, `execute.py`) writes placements, withdrawals and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId
+from oakestra.model.event import Event
+from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
-from oakestra.model.machine import InstanceUsage
+from oakestra.model.machine import InstanceUsage, MachineUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
 from oakestra.root.history import Histories
 from oakestra.scheduling.placement import CandidateVerdict
@@ -93,6 +95,8 @@ class SlotRecord:
     verdicts: tuple[CandidateVerdict, ...] = ()
     status: InstanceStatus | None = None
     """The truest report about the current placement."""
+    status_store: int = 0
+    """Epoch of the cluster's store that `status` comes from."""
     changed_wall_s: float = 0.0
 
 
@@ -136,6 +140,18 @@ class QuarantineRecord:
     """Whose it was: a service of the same tenant may have it back at once if its SLA names it."""
 
 
+Room = tuple[object, ...]
+"""What a cluster offers, comparable: when it is the same as before, asking again brings the same answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A cluster's no to a slot, and the room it had when it said so."""
+
+    reason: str
+    room: Room
+
+
 @dataclass(slots=True, kw_only=True)
 class ClusterView:
     """What root sees of a cluster now. Memory only; rebuilt from the next report."""
@@ -148,6 +164,8 @@ class ClusterView:
     """Of this epoch's assignments, the newest the cluster said it applied."""
     cpu_ratio: float = 0.0
     memory_ratio: float = 0.0
+    machines: dict[WorkerId, MachineUsage] = field(default_factory=dict)
+    """What its workers measured last."""
 
 
 class RootState:
@@ -166,7 +184,11 @@ class RootState:
         self.clusters = self.records.table("clusters", ClusterRecord)
         self.quarantine = self.records.table("quarantine", QuarantineRecord)
         self.settings = self.records.table("settings", str)
+        self.events = self.records.table("events", Event)
+        """The newest only; `store.event_log` keeps them few."""
         self.views: dict[ClusterId, ClusterView] = {}
+        self.refused: Mapping[tuple[Slot, ClusterId], Refused] = {}
+        """Refusals that still hold, as the last pass saw them; memory only."""
         self.usage: dict[InstanceKey, InstanceUsage] = {}
         self.histories = Histories()
         """Of instances by their key and of clusters by their id."""

@@ -15,12 +15,15 @@ from oakestra.control.loop import Loop
 from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
+from oakestra.root import story
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import Observed, observe
-from oakestra.root.plan import plan
+from oakestra.root.plan import Decision, plan
 from oakestra.root.render import cluster_assignments
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
+from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
+from oakestra.store.event_log import EventLog
 from oakestra.transport import Channel, Link
 from oakestra.transport.calls import Asker
 from oakestra.wire.native import (
@@ -60,6 +63,8 @@ class Root:
 
     def __init__(self, store: Store, down: Link, *, clock: Clock, ids: Random, tuning: Tuning) -> None:
         self.state = RootState(store)
+        self.events = EventLog(self.state.events)
+        self._liveness: Mapping[ClusterId, Liveness] = {}
         self._down = down
         self._clock = clock
         self._ids = ids
@@ -88,6 +93,7 @@ class Root:
         """Make the cluster with this key a member, or find that it is one; return who it is."""
         request = decode(payload, JoinCluster)
         record = next((known for known in self.state.clusters.values() if known.key == request.key), None)
+        known = record is not None
         namesake = next((known for known in self.state.clusters.values() if known.name == request.name), None)
         if namesake is not None and namesake.key != request.key:
             raise Conflict(
@@ -95,13 +101,14 @@ class Root:
                 "or remove the other one from root if it is gone for good"
             )
         if record is None:
+            first, count = self._lease(request)
             record = ClusterRecord(
                 id=self._cluster_id(request),
                 name=request.name,
                 key=request.key,
                 joined_wall_s=self._clock.wall_s(),
-                subnet_first=self._free_subnets(),
-                subnet_count=SUBNETS_LEASED,
+                subnet_first=first,
+                subnet_count=count,
             )
             logger.info("cluster joined", extra={"cluster": request.name, "id": record.id, "from": peer_host})
         joined = replace(
@@ -115,7 +122,7 @@ class Root:
         await self.state.commit()
         self._resend.add(joined.id)
         self._loop.wake()
-        return encode(ClusterJoined(id=joined.id))
+        return encode(ClusterJoined(id=joined.id, known=known))
 
     def identify(self, key: str) -> str | None:
         """Return the id of the cluster with this key, or None if it must join first."""
@@ -126,11 +133,15 @@ class Root:
             return request.id
         return ClusterId(new_id(self._ids))
 
-    def _free_subnets(self) -> int:
+    def _lease(self, request: JoinCluster) -> tuple[int, int]:
+        """Return the worker subnets of a new member: those it says that it had, if they are free."""
         taken = {record.subnet_first for record in self.state.clusters.values()}
+        first, count = request.subnet_lease or (-1, 0)
+        if first in range(0, SUBNETS_MAX, SUBNETS_LEASED) and count == SUBNETS_LEASED and first not in taken:
+            return first, count
         for first in range(0, SUBNETS_MAX, SUBNETS_LEASED):
             if first not in taken:
-                return first
+                return first, SUBNETS_LEASED
         raise Conflict("all worker subnets are leased to clusters; remove one that is gone for good")
 
     # --- what arrives: record, wake ----------------------------------------------------------------------------------
@@ -174,6 +185,7 @@ class Root:
     def _measured(self, cluster: ClusterId, view: ClusterView, telemetry: Telemetry) -> None:
         view.cpu_ratio = telemetry.machine.cpu_ratio
         view.memory_ratio = telemetry.machine.memory_ratio
+        view.machines = dict(telemetry.workers)
         now_wall_s = self._clock.wall_s()
         self.state.histories.note(cluster, Seen(now_wall_s, view.cpu_ratio, view.memory_ratio))
         for measurement in telemetry.instances:
@@ -189,7 +201,10 @@ class Root:
     # --- the pass ----------------------------------------------------------------------------------------------------
 
     async def _pass(self) -> float | None:
-        decisions = plan(self._observe())
+        observed = self._observe()
+        self.state.refused = observed.refused
+        decisions = plan(observed)
+        self._tell(observed, decisions)
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
         if decisions:
             logger.info("decided", extra=_counts(decisions))
@@ -200,6 +215,11 @@ class Root:
             self._down.send(cluster, Channel.SET, payload)
         self._forget_measurements(observed)
         return self._next_deadline_s(observed, busy=_left_something(decisions))
+
+    def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
+        told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))
+        self._liveness = {id: cluster.liveness for id, cluster in observed.clusters.items()}
+        self.events.add(told, tier="root", now_wall_s=self._clock.wall_s())
 
     def _observe(self) -> Observed:
         return observe(

@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from oakestra.model.container import ContainerSeen
 from oakestra.model.service import Resources
-
-
-class ContainerState(Enum):
-    """What the runtime knows of a container by looking."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    STOPPED = "stopped"
-    BROKEN = "broken"
-    """Half made or half removed; only `delete` makes sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +34,6 @@ class ContainerSpec:
     """Content of /etc/resolv.conf; empty: the image's."""
     hosts: str = ""
     """Content of /etc/hosts; empty: localhost and the hostname."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerSeen:
-    """What was seen of a container that belongs to this worker."""
-
-    number: int
-    labels: Mapping[str, str]
-    state: ContainerState
-    pid: int = 0
-    exit_code: int | None = None
-    """Of the last process, 128 + signal when killed; None if it was lost, e.g. in a power cut."""
-    out_of_memory: bool = False
-    finished_wall_s: float | None = None
-    started_wall_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

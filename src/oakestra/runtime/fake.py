@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from oakestra.control.clock import Clock
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.runtime import (
     KILLED,
@@ -15,9 +16,7 @@ from oakestra.runtime import (
     TIMED_OUT,
     CommandEnded,
     CommandOutput,
-    ContainerSeen,
     ContainerSpec,
-    ContainerState,
     ContainerUsage,
     ImageInfo,
     OutputStream,

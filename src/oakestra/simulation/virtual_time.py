@@ -17,17 +17,32 @@ class Stalled(Exception):
     """Every task waits for something that can never happen."""
 
 
+class Spinning(Exception):
+    """Tasks wake each other again and again and no time passes."""
+
+
+ROUNDS_MAX = 3000
+"""Rounds of the loop within a millisecond: far more than anything that is meant to end needs."""
+
+
 class _JumpingSelector(selectors.SelectSelector):
     """Turns "wait up to timeout seconds" into "it is now timeout seconds later"."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
+        self._moved_s = 0.0
+        self._rounds = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Stalled("every task waits for something that can never happen")
         self.now_s += max(timeout, 0.0)
+        self._rounds += 1
+        if self.now_s - self._moved_s > 0.001:  # noqa: PLR2004 - a millisecond
+            self._moved_s, self._rounds = self.now_s, 0
+        if self._rounds > ROUNDS_MAX:
+            raise Spinning(f"no time passes any more at {self.now_s:.3f} s")
         return []
 
 

@@ -34,8 +34,8 @@ Change = Put | Delete
 class StoreFailed(Exception):
     """A commit could not be made durable (disk full, file damaged).
 
-    That commit and every one queued behind it are refused until `load` is called again: they were decided on
-    a state that does not exist on disk.
+    That commit and every one made before `load` is called again are refused, even those that are still queued then:
+    they were decided on a state that does not exist on disk.
     """
 
 

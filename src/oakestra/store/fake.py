@@ -1,10 +1,11 @@
-"""A store in memory that can lose what was not flushed, or refuse to write."""
+"""A store in memory that can lose what was not flushed, refuse to write, or fail without saying how far it came."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from oakestra.store import Change, Put, StoreFailed
 
@@ -17,15 +18,26 @@ class Disk:
     epoch: int
     full: bool = False
     commits: int = field(default=0)
+    failure_ratio: float = 0.0
+    """Of commits that fail; half of those are durable all the same, as after a failed flush."""
 
 
 class FakeStore:
-    """Implements `Store` on a `Disk`. A commit takes `flush_s` and is lost if the process dies before."""
+    """Implements `Store` on a `Disk`. A commit takes up to `flush_s` and is lost if the process dies before."""
 
-    def __init__(self, tables: Sequence[str], *, disk: Disk | None = None, flush_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        tables: Sequence[str],
+        *,
+        disk: Disk | None = None,
+        flush_s: float = 0.0,
+        random: Random | None = None,
+    ) -> None:
         self.disk = disk if disk is not None else Disk({name: {} for name in tables}, epoch=1)
         self._flush_s = flush_s
-        self._refusing = False
+        self._random = random
+        self._loads = 0
+        self._failed_at = -1
         self._order = asyncio.Lock()
 
     @property
@@ -33,22 +45,39 @@ class FakeStore:
         return self.disk.epoch
 
     def load(self) -> Mapping[str, Mapping[str, bytes]]:
-        self._refusing = False
+        self._loads += 1
         return {name: dict(records) for name, records in self.disk.tables.items()}
 
     async def commit(self, changes: Sequence[Change]) -> None:
+        loads = self._loads
         async with self._order:
-            if self._flush_s:
-                await asyncio.sleep(self._flush_s)
-            if self._refusing or self.disk.full:
-                self._refusing = True
+            await self._flush()
+            if loads <= self._failed_at:
+                raise StoreFailed("an earlier change could not be saved")
+            if self.disk.full or any(change.table not in self.disk.tables for change in changes):
+                self._failed_at = loads
                 raise StoreFailed("no space left on the fake disk")
-            self.disk.commits += 1
-            for change in changes:
-                if isinstance(change, Put):
-                    self.disk.tables[change.table][change.key] = change.body
-                else:
-                    self.disk.tables[change.table].pop(change.key, None)
+            failed = self._drawn(self.disk.failure_ratio)
+            if not failed or self._drawn(0.5):
+                self._write(changes)
+            if failed:
+                self._failed_at = loads
+                raise StoreFailed("the fake disk failed")
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        self.disk.commits += 1
+        for change in changes:
+            if isinstance(change, Put):
+                self.disk.tables[change.table][change.key] = change.body
+            else:
+                self.disk.tables[change.table].pop(change.key, None)
+
+    async def _flush(self) -> None:
+        if self._flush_s:
+            await asyncio.sleep(self._random.uniform(0, self._flush_s) if self._random else self._flush_s)
+
+    def _drawn(self, ratio: float) -> bool:
+        return self._random is not None and self._random.random() < ratio
 
     def close(self) -> None:
         """Nothing to finish: commits are awaited."""
@@ -60,11 +89,15 @@ class FakeCell:
 
     value: bytes | None = None
     full: bool = False
+    flush_s: float = 0.0
+    """A write takes so long and is lost if the process dies before."""
 
     def read(self) -> bytes | None:
         return self.value
 
     async def write(self, value: bytes) -> None:
+        if self.flush_s:
+            await asyncio.sleep(self.flush_s)
         if self.full:
             raise StoreFailed("no space left on the fake disk")
         self.value = value

@@ -59,6 +59,7 @@ class Records:
         self._store = store
         self._pending: list[Change] = []
         self._tables: list[Table[Any]] = []
+        self._loads = 0
 
     @property
     def epoch(self) -> int:
@@ -73,6 +74,7 @@ class Records:
     def load(self) -> None:
         """Read everything from the store, dropping changes that were not committed."""
         self._pending.clear()
+        self._loads += 1
         bodies = self._store.load()
         for table in self._tables:
             table.replace_all(bodies[table.name])
@@ -83,10 +85,12 @@ class Records:
             return
         changes = tuple(self._pending)
         self._pending.clear()
+        loads = self._loads
         try:
             await self._store.commit(changes)
         except StoreFailed as error:
-            self.load()
+            if loads == self._loads:  # else memory was read afresh since, without this change
+                self.load()
             raise Unavailable(
                 f"the change could not be saved: {error}; nothing was changed, try again"
             ) from error

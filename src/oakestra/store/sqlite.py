@@ -32,6 +32,8 @@ CHECKPOINT_PAGES = 2000
 @dataclass(slots=True)
 class _Commit:
     changes: Sequence[Change]
+    loads: int
+    """How often the store had been read when this was decided."""
     done: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
 
@@ -45,7 +47,9 @@ class SqliteStore:
 
     def __init__(self, path: Path, schema: str, *, fresh_epoch: int) -> None:
         self._path = path
-        self._refusing = threading.Event()
+        self._loads = 0
+        self._failed_at = -1
+        """A commit decided when the store had been read no more often than this is refused."""
         self._queue: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
         try:
             connection = _open(path)
@@ -74,13 +78,13 @@ class SqliteStore:
                 }
         except sqlite3.Error as error:
             raise StoreFailed(f"{self._path} cannot be read: {error}") from error
-        self._refusing.clear()
+        self._loads += 1
         return found
 
     async def commit(self, changes: Sequence[Change]) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Commit(changes, done, loop))
+        self._queue.put(_Commit(changes, self._loads, done, loop))
         await asyncio.shield(done)
 
     def close(self) -> None:
@@ -91,10 +95,10 @@ class SqliteStore:
         connection = _open(self._path)
         while (first := self._queue.get()) is not None:
             group, ending = self._gather(first)
-            failure = self._write(connection, group)
-            for commit in group:
-                with contextlib.suppress(RuntimeError):  # its loop was closed: nobody waits any more
-                    commit.loop.call_soon_threadsafe(_settle, commit.done, failure)
+            refused = [commit for commit in group if commit.loads <= self._failed_at]
+            _tell(refused, StoreFailed("an earlier change could not be saved"))
+            written = [commit for commit in group if commit not in refused]
+            _tell(written, self._write(connection, written) if written else None)
             if ending:
                 break
         connection.close()
@@ -112,19 +116,23 @@ class SqliteStore:
         return group, False
 
     def _write(self, connection: sqlite3.Connection, group: Sequence[_Commit]) -> StoreFailed | None:
-        if self._refusing.is_set():
-            return StoreFailed("an earlier change could not be saved")
         try:
             connection.execute("BEGIN IMMEDIATE")
             for commit in group:
                 _apply(connection, commit.changes)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._refusing.set()
+            self._failed_at = max(commit.loads for commit in group)
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             return StoreFailed(f"{self._path} cannot be written: {error}")
         return None
+
+
+def _tell(group: Sequence[_Commit], failure: StoreFailed | None) -> None:
+    for commit in group:
+        with contextlib.suppress(RuntimeError):  # its loop was closed: nobody waits any more
+            commit.loop.call_soon_threadsafe(_settle, commit.done, failure)
 
 
 def _settle(done: asyncio.Future[None], failure: StoreFailed | None) -> None:

@@ -191,24 +191,30 @@ async def _with_signs_of_life(pieces: AsyncIterator[bytes]) -> AsyncGenerator[by
 
 
 class Relay:
-    """Passes calls from above on to the worker they name, and what comes back to who asked."""
+    """Passes calls from above on to the worker they name, and what comes back to who asked.
 
-    def __init__(self, up: Link, down: Link) -> None:
+    What names no worker is for this tier itself: `own` is given it.
+    """
+
+    def __init__(self, up: Link, down: Link, *, own: Callable[[str, bytes], None]) -> None:
         self._up = up
         self._down = down
+        self._own = own
         self._routes: dict[str, tuple[str, str]] = {}
         """Call id -> (who asked above, worker below), oldest first."""
 
     def from_above(self, peer: str, payload: bytes) -> None:
         """Take a message from the tier above. Raises `Invalid` if it is none."""
         message = decode_call(payload)
-        if isinstance(message, Call):
+        if isinstance(message, Call) and message.worker:
             self._routes[message.id] = (peer, message.worker)
             while len(self._routes) > CALLS_RELAYED_MAX:
                 del self._routes[next(iter(self._routes))]
         route = self._routes.get(message.id)
-        if route is not None:
-            self._down.send(route[1], Channel.CALL, payload)
+        if route is None:
+            self._own(peer, payload)
+            return
+        self._down.send(route[1], Channel.CALL, payload)
         if isinstance(message, CancelCall):
             self._routes.pop(message.id, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from oakestra.model.event import Event
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId, WorkerId
 from oakestra.model.machine import InstanceUsage, MachineUsage
 from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
@@ -16,6 +17,25 @@ class Verdict:
     name: str
     refusal: str
     score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotVerdicts:
+    """Why a cluster has a slot where it is, or nowhere: what it thought of each worker when it last looked."""
+
+    number: int
+    reason: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What happened to a service's instances, in order, and what their clusters thought of each worker."""
+
+    events: tuple[Event, ...]
+    verdicts: tuple[SlotVerdicts, ...]
+    silent: tuple[str, ...]
+    """Clusters that could not be asked: what they did is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +138,10 @@ class Worker:
     virtualizations: tuple[str, ...]
     total: Resources
     free: Resources
-    usage: MachineUsage
+    usage: MachineUsage | None
+    """Null: not measured since this root started."""
+    trouble: str
+    """What it says keeps it from doing what it is told; empty when nothing does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,8 @@ class WorkerSummary:
     free: Resources
     tunnel_port: int = 50103
     subnet_indexes: tuple[int, ...] = ()
-    usage: MachineUsage = field(default_factory=MachineUsage)
+    trouble: str = ""
+    """What it says keeps it from doing what it is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,8 @@ class ClusterReport:
     version: Version
     applied: Version
     complete: bool
+    store: int = 0
+    """Epoch of the cluster's store. What a new store says replaces what the lost one had said."""
     statuses: tuple[InstanceStatus, ...] = ()
     """The truest status of every placement it knows, including those being withdrawn."""
     refusals: tuple[Refusal, ...] = ()
@@ -136,7 +139,10 @@ class Telemetry:
     """Measurements, up from worker and cluster. Lost ones are not sent again."""
 
     machine: MachineUsage = field(default_factory=MachineUsage)
+    """Of the worker; of a cluster the mean of its workers."""
     instances: tuple[InstanceMeasurement, ...] = ()
+    workers: tuple[tuple[WorkerId, MachineUsage], ...] = ()
+    """Of a cluster: each of its workers."""
 
 
 # --- cluster -> worker -----------------------------------------------------------------------------------
@@ -176,6 +182,8 @@ class WorkerReport:
     complete: bool
     statuses: tuple[InstanceStatus, ...] = ()
     capacity: Capacity = field(default_factory=Capacity)
+    trouble: str = ""
+    """What keeps this worker from doing what it is told, in a sentence; empty when nothing does."""
 
 
 # --- both ways -------------------------------------------------------------------------------------------
@@ -184,10 +192,16 @@ class WorkerReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """A sign of life. The receiver sends its set again if `applied` is not what it last sent, and asks for
-    the sender's by answering with its own beat, whose `applied` then differs from the sender's `version`."""
+    the sender's by answering with its own beat, whose `applied` then differs from the sender's `version`.
+
+    Downwards, `UNKNOWN_HERE` says that whoever sent something is no member (any more) and should join.
+    """
 
     version: Version
     applied: Version
+
+
+UNKNOWN_HERE = Beat(version=Version(epoch=-1), applied=Version(epoch=-1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +256,10 @@ class JoinWorker:
     """The id it had before, for a cluster that lost its store; empty on a first join."""
     host: str = ""
     """Address its peers reach it at; empty: the address it connects from."""
+    incarnation: int = 0
+    """Of the state it has."""
+    subnet_indexes: tuple[int, ...] = ()
+    """Subnets it had before, for a cluster that lost its store: its instances have addresses of these."""
     tunnel_port: int = 50103
     token: str = ""
     major: int = PROTOCOL_MAJOR
@@ -255,6 +273,8 @@ class WorkerJoined:
     cluster: ClusterId
     cluster_name: str
     mqtt_port: int
+    incarnation: int = 0
+    """At least this is the worker's incarnation: greater than that of a state it lost, whatever its clock says."""
     major: int = PROTOCOL_MAJOR
 
 
@@ -267,6 +287,8 @@ class JoinCluster:
     id: ClusterId = ClusterId("")
     """The id it had before, for a root that lost its store; empty on a first join."""
     location: str = ""
+    subnet_lease: tuple[int, int] | None = None
+    """First worker subnet index it had, and how many, for a root that lost its store."""
     token: str = ""
     api_port: int = 10100
     major: int = PROTOCOL_MAJOR
@@ -277,6 +299,8 @@ class ClusterJoined:
     """The answer: who the cluster is."""
 
     id: ClusterId
+    known: bool = False
+    """It was a member before: a cluster with an empty store must find out what runs before it places anything."""
     major: int = PROTOCOL_MAJOR
 
 

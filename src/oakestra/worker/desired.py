@@ -42,6 +42,12 @@ class LocalInstance:
     """Ends in a row without having run well in between; sets the back-off."""
     withdrawn: bool = False
     outcome: Outcome | None = None
+    healthy: bool = False
+    """Its health check passed in this run, and no failing was noticed since: the next agent goes on routing to it."""
+    given_up: str = ""
+    """Why this run is to end although its process goes on; empty while it may go on."""
+    last_run: str = ""
+    """How the run before this one ended; empty for the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,18 @@ from typing import assert_never
 
 import msgspec
 
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey
 from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.network import Endpoint, Network
-from oakestra.runtime import ContainerSeen, ContainerSpec, Runtime
+from oakestra.runtime import ContainerSpec, Runtime
 from oakestra.worker.desired import Desired, LocalInstance, namespace_address
 from oakestra.worker.observe import StepKind
 from oakestra.worker.overlay import host_name, resolv_conf
-from oakestra.worker.plan import RESTART_LABEL, Act
+from oakestra.worker.plan import RUN_LABEL, Act, run_name
 
 KEY_LABEL = "oakestra.key"
+RESTART_LABEL = "oakestra.restart"
 ADDRESS_LABEL = "oakestra.address"
 SPEC_LABEL = "oakestra.spec"
 
@@ -52,8 +54,8 @@ async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
         case StepKind.DETACH:
             machinery.namespaces.pop(number, None)
             await network.detach(number)
-        case StepKind.FORGET:
-            await runtime.forget_log(number)
+        case StepKind.SAVE:
+            raise AssertionError("the pass itself writes down what comes next")
         case _:
             assert_never(step.kind)
 
@@ -98,6 +100,7 @@ def _environment(instance: LocalInstance) -> tuple[str, ...]:
 def labels(instance: LocalInstance) -> dict[str, str]:
     """Return what a container carries, enough to take it over should the desired set be lost."""
     return {
+        RUN_LABEL: run_name(instance),
         KEY_LABEL: msgspec.json.encode(instance.key).decode(),
         RESTART_LABEL: str(instance.restart),
         ADDRESS_LABEL: msgspec.json.encode(instance.address).decode(),
@@ -114,6 +117,7 @@ def found(container: ContainerSeen) -> LocalInstance | None:
             address=msgspec.json.decode(container.labels[ADDRESS_LABEL], type=InstanceAddress),
             spec=msgspec.json.decode(container.labels[SPEC_LABEL], type=ServiceSpec),
             restart=int(container.labels[RESTART_LABEL]),
+            healthy=container.state is ContainerState.RUNNING,  # until the contrary is shown
         )
     except (KeyError, ValueError, msgspec.DecodeError):
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from oakestra.runtime import ContainerSeen
+from oakestra.model.container import ContainerSeen
 from oakestra.worker.desired import Desired
+from oakestra.worker.health import Course
 
 
 class StepKind(Enum):
@@ -20,7 +21,7 @@ class StepKind(Enum):
     STOP = "stop the process"
     DELETE = "remove the container"
     DETACH = "detach the network"
-    FORGET = "remove the log"
+    SAVE = "write down what comes next"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class Observed:
     """Images this agent made sure of."""
     busy: Mapping[int, StepKind]
     """Steps under way, by instance number."""
-    failures: Mapping[int, Failure]
+    failures: Mapping[tuple[int, StepKind], Failure]
+    """By instance number and step, until that step works or the instance runs."""
     stopped_since_s: Mapping[int, float]
     """When each ended process was first seen ended, by `uptime_s`."""
     refused_ports: Mapping[tuple[str, int], str]
@@ -55,3 +57,5 @@ class Observed:
     ran: frozenset[tuple[int, int]]
     """(number, restart) of runs that were once seen RUNNING or later."""
     now_s: float
+    health: Mapping[int, Course] = field(default_factory=dict)
+    """How each running instance that has a health check is doing."""

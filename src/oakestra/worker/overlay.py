@@ -8,14 +8,14 @@ from oakestra.model.address import Backend, Route
 from oakestra.network import Overlay, Publication, Source
 from oakestra.worker.desired import Desired, namespace_address
 from oakestra.worker.observe import Observed
-from oakestra.worker.plan import running
+from oakestra.worker.plan import running, unwell
 
 
 def overlay(observed: Observed, *, underlay_v4: str) -> Overlay:
     """Return what the kernel should do now.
 
     The cluster says who is ready everywhere; what happens to instances on this very machine is known here first,
-    so a local instance that does not run is left out at once, whatever the cluster still says.
+    so a local instance that does not run, or is not well, is left out at once, whatever the cluster still says.
     """
     desired = observed.desired
     here = {
@@ -26,7 +26,8 @@ def overlay(observed: Observed, *, underlay_v4: str) -> Overlay:
     alive = {
         address
         for instance in running(observed)
-        if (address := namespace_address(desired, instance.number)) is not None
+        if not unwell(observed, instance)
+        and (address := namespace_address(desired, instance.number)) is not None
     }
 
     def usable(backend: Backend) -> bool:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceStatus, Phase
 from oakestra.model.service import InstanceAddress, RestartPolicy
-from oakestra.runtime import ContainerSeen, ContainerState
 from oakestra.scheduling.backoff import FORGIVEN_AFTER_S, delay_s
 from oakestra.worker.desired import LocalInstance, Outcome, namespace_address
+from oakestra.worker.health import Patient, gives_up_at_s
 from oakestra.worker.observe import Observed, StepKind
 
-RESTART_LABEL = "oakestra.restart"
+RUN_LABEL = "oakestra.run"
+"""Label of a container: which run of which instance it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,25 @@ class Rerun:
 
     number: int
     crashes: int
+    ended: str = ""
+    """How the run before ended, as far as that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Keep whether the instance is healthy, so that the next agent knows."""
+
+    number: int
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Keep that this run is to end although its process goes on, and why. It counts as a crash."""
+
+    number: int
+    crashes: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,7 @@ class Release:
     number: int
 
 
-Step = Act | Rerun | Settle | Release
+Step = Act | Rerun | Mark | GiveUp | Settle | Release
 
 
 def plan(observed: Observed) -> tuple[Step, ...]:
@@ -80,7 +101,7 @@ def next_step(observed: Observed, number: int, instance: LocalInstance | None) -
             return Act(StepKind.START if attached else StepKind.DELETE, number)
         case ContainerState.RUNNING:
             # somebody took its network away; only a new container can get a new one
-            return None if attached else Rerun(number, instance.crashes)
+            return _tend(observed, instance) if attached else Rerun(number, instance.crashes)
         case ContainerState.STOPPED:
             return _after_end(observed, instance, container)
         case ContainerState.BROKEN:
@@ -89,14 +110,31 @@ def next_step(observed: Observed, number: int, instance: LocalInstance | None) -
 
 def _make(observed: Observed, instance: LocalInstance) -> Step | None:
     number = instance.number
-    if (number, instance.restart) in observed.ran:
+    if (number, instance.restart) in observed.ran or instance.given_up:
         return Rerun(number, instance.crashes)
+    if instance.healthy:
+        return Mark(number, healthy=False)
     if instance.spec.image not in observed.pulled:
         return Act(StepKind.PULL, number)
-    if number not in observed.attached:
-        has_address = namespace_address(observed.desired, number) is not None
-        return Act(StepKind.ATTACH, number) if has_address else None
-    return Act(StepKind.CREATE, number)
+    if namespace_address(observed.desired, number) is None:
+        return None
+    return Act(StepKind.CREATE if number in observed.attached else StepKind.ATTACH, number)
+
+
+def _tend(observed: Observed, instance: LocalInstance) -> Step | None:
+    """Look after an instance whose process runs."""
+    if instance.given_up:
+        return Act(StepKind.STOP, instance.number)
+    check, course = instance.spec.health_check, observed.health.get(instance.number)
+    if check is None or course is None:
+        return None
+    ends_at_s = gives_up_at_s(course, check)
+    if ends_at_s is not None and observed.now_s >= ends_at_s:
+        crashes = 1 if course.proven else instance.crashes + 1
+        return GiveUp(instance.number, crashes, f"was ended because {course.reason}")
+    if course.healthy is not instance.healthy:
+        return Mark(instance.number, healthy=course.healthy)
+    return None
 
 
 def _clear_away(observed: Observed, number: int, *, known: bool) -> Step | None:
@@ -114,7 +152,12 @@ def _end(container: ContainerSeen, number: int) -> Step:
 
 
 def _is_old(container: ContainerSeen, instance: LocalInstance) -> bool:
-    return container.labels.get(RESTART_LABEL) != str(instance.restart)
+    return container.labels.get(RUN_LABEL) != run_name(instance)
+
+
+def run_name(instance: LocalInstance) -> str:
+    """Return what names one run of one instance."""
+    return "/".join(map(str, (*instance.key, instance.restart)))
 
 
 def _after_end(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> Step | None:
@@ -124,12 +167,15 @@ def _after_end(observed: Observed, instance: LocalInstance, container: Container
     crashes = _crashes(instance, container)
     if observed.now_s < _again_at_s(observed, instance, crashes):
         return None
-    return Rerun(instance.number, crashes)
+    return Rerun(instance.number, crashes, instance.given_up or _ended(container))
 
 
 def _outcome(instance: LocalInstance, container: ContainerSeen) -> Outcome | None:
     """Return how it ended for good, or None if it is to run again."""
     code = container.exit_code
+    if instance.given_up:
+        final = instance.spec.restart is RestartPolicy.NEVER
+        return Outcome(phase=Phase.FAILED, exit_code=code, reason=instance.given_up) if final else None
     if code == 0 and (instance.spec.one_shot or instance.spec.restart is not RestartPolicy.ALWAYS):
         return Outcome(phase=Phase.COMPLETED, exit_code=0, reason="completed")
     if code is not None and instance.spec.restart is RestartPolicy.NEVER:
@@ -138,6 +184,8 @@ def _outcome(instance: LocalInstance, container: ContainerSeen) -> Outcome | Non
 
 
 def _crashes(instance: LocalInstance, container: ContainerSeen) -> int:
+    if instance.given_up:
+        return instance.crashes  # it was counted then
     if container.exit_code is None:
         return instance.crashes  # the machine went down, not the instance
     started, finished = container.started_wall_s, container.finished_wall_s
@@ -151,10 +199,9 @@ def _again_at_s(observed: Observed, instance: LocalInstance, crashes: int) -> fl
 
 
 def _must_wait(observed: Observed, step: Step) -> bool:
-    if not isinstance(step, Act):
-        return False
-    failure = observed.failures.get(step.number)
-    return failure is not None and failure.kind is step.kind and observed.now_s < failure.until_s
+    kind = step.kind if isinstance(step, Act) else StepKind.SAVE
+    failure = observed.failures.get((step.number, kind))
+    return failure is not None and observed.now_s < failure.until_s
 
 
 def next_wake_s(observed: Observed) -> float | None:
@@ -164,6 +211,10 @@ def next_wake_s(observed: Observed) -> float | None:
         container = observed.containers.get(instance.number)
         if container is not None and container.state is ContainerState.STOPPED:
             due.append(_again_at_s(observed, instance, _crashes(instance, container)))
+        check, course = instance.spec.health_check, observed.health.get(instance.number)
+        ends_at_s = gives_up_at_s(course, check) if course is not None and check is not None else None
+        if ends_at_s is not None:
+            due.append(ends_at_s)
     later = [at_s - observed.now_s for at_s in due if at_s > observed.now_s]
     return min(later) if later else None
 
@@ -179,12 +230,13 @@ def _status(observed: Observed, instance: LocalInstance) -> InstanceStatus:
     container = observed.containers.get(instance.number)
     exit_code = instance.outcome.exit_code if instance.outcome else container.exit_code if container else None
     refused = _refused(observed, instance)
+    well = phase is Phase.RUNNING and not unwell(observed, instance)
     return InstanceStatus(
         key=instance.key,
         incarnation=desired.incarnation,
         restart=instance.restart,
         phase=phase,
-        ready=phase is Phase.RUNNING and not instance.withdrawn and not refused,
+        ready=well and not instance.withdrawn and not refused,
         reason=refused or reason,
         exit_code=exit_code,
         worker=desired.worker,
@@ -196,34 +248,42 @@ def _phase(observed: Observed, instance: LocalInstance) -> tuple[Phase, str]:
     if instance.outcome is not None:
         return instance.outcome.phase, instance.outcome.reason
     number = instance.number
-    failure = observed.failures.get(number)
-    trouble = f"could not {failure.kind.value}: {failure.reason}" if failure else ""
+    trouble = _trouble(observed, number)
+    begins = trouble or (f"its last run {instance.last_run}" if instance.last_run else "")
     container = observed.containers.get(number)
     if container is not None and not _is_old(container, instance):
         match container.state:
             case ContainerState.RUNNING:
-                return Phase.RUNNING, trouble
+                return Phase.RUNNING, trouble or unwell(observed, instance)
             case ContainerState.STOPPED:
                 return Phase.STOPPED, trouble or _waiting(observed, instance, container)
             case ContainerState.CREATED:
-                return Phase.CREATED, trouble
+                return Phase.CREATED, begins
             case ContainerState.BROKEN:
-                return Phase.ATTACHED, trouble
+                return Phase.ATTACHED, begins
     if number in observed.attached:
-        return Phase.ATTACHED, trouble
+        return Phase.ATTACHED, begins
     if observed.busy.get(number) is StepKind.PULL or trouble:
         return Phase.PULLING, trouble or f"fetching {instance.spec.image}"
     if namespace_address(observed.desired, number) is None:
         return Phase.WORKER_ASSIGNED, "waiting for the cluster to give this worker more addresses"
-    return Phase.WORKER_ASSIGNED, ""
+    return Phase.WORKER_ASSIGNED, begins
+
+
+def _trouble(observed: Observed, number: int) -> str:
+    """Say which step of an instance does not work; of several, the one that failed last."""
+    failures = [failure for (other, _), failure in observed.failures.items() if other == number]
+    latest = max(failures, key=lambda failure: failure.until_s, default=None)
+    return f"could not {latest.kind.value}: {latest.reason}" if latest else ""
 
 
 def _waiting(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> str:
     crashes = _crashes(instance, container)
     wait_s = delay_s(crashes, salt=f"{instance.key}")
+    why = instance.given_up or _ended(container)
     if observed.now_s >= _again_at_s(observed, instance, crashes):
-        return _ended(container)
-    return f"{_ended(container)}; will be started again {wait_s:.0f} s after that"
+        return why
+    return f"{why}; will be started again {wait_s:.0f} s after that"
 
 
 def _ended(container: ContainerSeen) -> str:
@@ -256,6 +316,45 @@ def running(observed: Observed) -> Iterator[LocalInstance]:
             yield instance
 
 
-def counted(instance: LocalInstance, crashes: int) -> LocalInstance:
+def unwell(observed: Observed, instance: LocalInstance) -> str:
+    """Say why an instance that runs is not to be routed to, as far as its health goes; empty if it is."""
+    if instance.given_up or instance.spec.health_check is None:
+        return instance.given_up
+    course = observed.health.get(instance.number)
+    if course.healthy if course is not None else instance.healthy:
+        return ""
+    return (course.reason if course is not None else "") or "its health check has not passed yet"
+
+
+def patients(observed: Observed) -> dict[int, Patient]:
+    """Return the instances whose health is to be watched, by number."""
+    return {
+        instance.number: Patient(
+            number=instance.number,
+            restart=instance.restart,
+            address=address,
+            check=instance.spec.health_check,
+            healthy=instance.healthy,
+        )
+        for instance in running(observed)
+        if instance.spec.health_check is not None
+        and not instance.given_up
+        and (address := namespace_address(observed.desired, instance.number)) is not None
+    }
+
+
+def counted(instance: LocalInstance, step: Rerun) -> LocalInstance:
     """Return the instance with one more restart."""
-    return replace(instance, restart=instance.restart + 1, crashes=crashes)
+    return replace(
+        instance,
+        restart=instance.restart + 1,
+        crashes=step.crashes,
+        healthy=False,
+        given_up="",
+        last_run=step.ended,
+    )
+
+
+def given_up(instance: LocalInstance, step: GiveUp) -> LocalInstance:
+    """Return the instance with this run given up."""
+    return replace(instance, crashes=step.crashes, healthy=False, given_up=step.reason)

@@ -25,6 +25,7 @@ from oakestra.transport.mqtt import MqttLink
 from oakestra.wire.native import JoinWorker, WorkerJoined, decode, encode
 from oakestra.worker.api import WorkerApi
 from oakestra.worker.config import WorkerConfig
+from oakestra.worker.probes import MachineProber
 from oakestra.worker.tier import Worker
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ async def run(config: WorkerConfig) -> None:
         clock=clock,
         resync_s=config.resync_s,
         stop_grace_s=config.stop_grace_s,
+        prober=MachineProber(runtime),
     )
     api = WorkerApi(worker, runtime, name=config.name)
     logger.info("worker is up", extra={"cluster": config.cluster, "address": underlay})

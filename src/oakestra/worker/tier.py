@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,16 +13,19 @@ import msgspec
 
 from oakestra.control.clock import Clock
 from oakestra.control.loop import Loop
-from oakestra.model.errors import Invalid, NotFound, OakestraError, Unavailable
+from oakestra.model.address import subnet_index
+from oakestra.model.container import ContainerState
+from oakestra.model.errors import Invalid, OakestraError, Unavailable
 from oakestra.model.instance import InstanceStatus
 from oakestra.network import Network
-from oakestra.runtime import ContainerState, Runtime
+from oakestra.runtime import Runtime
 from oakestra.runtime.machine import Machine
 from oakestra.scheduling.backoff import wait_s
 from oakestra.store import Cell, StoreFailed
 from oakestra.transport import Channel, Link
 from oakestra.transport.calls import Answers
 from oakestra.wire.native import (
+    UNKNOWN_HERE,
     Beat,
     JoinWorker,
     Version,
@@ -37,17 +41,38 @@ from oakestra.worker.execute import Machinery, carry_out, found
 from oakestra.worker.measure import Meter
 from oakestra.worker.observe import Failure, Observed, StepKind
 from oakestra.worker.overlay import overlay
-from oakestra.worker.plan import Act, Release, Rerun, Settle, Step, counted, next_wake_s, plan, statuses
+from oakestra.worker.plan import (
+    Act,
+    GiveUp,
+    Mark,
+    Release,
+    Rerun,
+    Settle,
+    Step,
+    counted,
+    given_up,
+    next_wake_s,
+    patients,
+    plan,
+    statuses,
+)
+from oakestra.worker.probes import Prober
+from oakestra.worker.requests import Requests
+from oakestra.worker.watch import HealthWatch
 
 logger = logging.getLogger(__name__)
 
 SILENT_S = 40.0
 """Having heard nothing from the cluster for so long, the worker joins again: perhaps it is not known there any more."""
 JOIN_AGAIN_S = 2.0
+HELLO_S = 0.25
+"""Until it hears something, a worker that just connected beats after so long, then ever less often: the broker may be
+there before the cluster is, and what was sent to nobody is lost."""
 
 T = TypeVar("T")
 Join = Callable[[JoinWorker], Awaitable[WorkerJoined]]
 Connect = Callable[[WorkerJoined], Link]
+Change = Callable[[Desired], Desired]
 
 
 class Worker:
@@ -69,6 +94,7 @@ class Worker:
         telemetry_s: float = 15.0,
         resync_s: float = 10.0,
         stop_grace_s: float = 5.0,
+        prober: Prober | None = None,
     ) -> None:
         self._cell = cell
         self._runtime = runtime
@@ -85,27 +111,33 @@ class Worker:
             runtime=runtime, network=network, stop_grace_s=stop_grace_s, namespaces={}
         )
         self.desired = _load(cell, clock)
+        self._saving = asyncio.Lock()
         self._told: WorkerAssignment | None = None
         self._link: Link | None = None
         self._connected = False
+        self._connected_now = asyncio.Event()
+        self._beat_again_s = beat_s
         self._heard_s = float("-inf")
+        self._unknown = asyncio.Event()
         self._busy: dict[int, StepKind] = {}
-        self._failures: dict[int, Failure] = {}
+        self._failures: dict[tuple[int, StepKind], Failure] = {}
         self._pulled: set[str] = set()
         self._ran: set[tuple[int, int]] = set()
         self._stopped_since_s: dict[int, float] = {}
         self._refused: Mapping[tuple[str, int], str] = {}
         self._network_trouble = ""
+        self._trouble = ""
         self._prepared_for: tuple[object, ...] | None = None
         self._prepare_due_s = 0.0
         self._resync_s = resync_s
         self._tasks: asyncio.TaskGroup | None = None
         self._report = WorkerReport(version=Version(), applied=Version(), complete=False)
+        self._report_epoch = int(clock.wall_s() * 1000)
         self._report_digest = ""
         self._report_due = False
         self._loop = Loop(self._pass, resync_s=resync_s)
-        self._answers = Answers({"logs": self._logs})
-        runtime.on_change(self._loop.wake)
+        self._watch = HealthWatch(prober, clock=clock, wake=self._loop.wake)
+        self._answers = Answers(Requests(runtime, lambda: self.desired, name=request.name).methods())
 
     @property
     def connected(self) -> bool:
@@ -118,12 +150,13 @@ class Worker:
 
     async def run(self) -> None:
         """Start from what the disk says, then make passes, beat and measure until cancelled."""
+        self._runtime.on_change(self._loop.wake)
         await self._runtime.prepare()
-        self.desired = replace(self.desired, boots=self.desired.boots + 1)
-        await self._save(self.desired)
+        await self._keep(lambda desired: replace(desired, boots=desired.boots + 1))
         async with asyncio.TaskGroup() as group:
             self._tasks = group
             group.create_task(self._loop.run())
+            group.create_task(self._watch.run())
             group.create_task(self._membership())
             group.create_task(self._beat_forever())
             group.create_task(self._measure_forever())
@@ -148,6 +181,8 @@ class Worker:
             self._request,
             id=self.desired.worker or self._request.id,
             capacity=self._machine.capacity(),
+            incarnation=self.desired.incarnation,
+            subnet_indexes=tuple(subnet_index(subnet) for subnet in self.desired.subnets),
         )
         said = ""
         while True:
@@ -166,29 +201,42 @@ class Worker:
                     )
                 await asyncio.sleep(JOIN_AGAIN_S)
                 continue
-            member = replace(
-                self.desired, worker=joined.id, cluster=joined.cluster, mqtt_port=joined.mqtt_port
+            await self._keep(
+                lambda desired: replace(
+                    desired,
+                    worker=joined.id,
+                    cluster=joined.cluster,
+                    mqtt_port=joined.mqtt_port,
+                    incarnation=max(desired.incarnation, joined.incarnation),
+                )
             )
-            if member != self.desired:
-                await self._save(member)
             logger.info("joined", extra={"cluster": joined.cluster_name, "worker": joined.id})
             self._loop.wake()
             return joined
 
     async def _until_silent(self) -> None:
+        """Return when the cluster was silent for long, or says that it does not know this worker."""
         self._heard_s = self._clock.uptime_s()
-        while (left_s := self._heard_s + SILENT_S - self._clock.uptime_s()) > 0:  # noqa: ASYNC110 - silence has no event
-            await asyncio.sleep(left_s)
+        self._unknown.clear()
+        await asyncio.sleep(JOIN_AGAIN_S)
+        while (left_s := self._heard_s + SILENT_S - self._clock.uptime_s()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._unknown.wait()
+                    return
 
     def _presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
         del peer
         self._connected = connected
         if connected:
+            self._beat_again_s = HELLO_S
+            self._connected_now.set()
             self._report_due = True
             self._loop.wake()
 
     def _received(self, peer: str, channel: Channel, payload: bytes) -> None:
         self._heard_s = self._clock.uptime_s()
+        self._beat_again_s = self._beat_s
         try:
             if channel is Channel.SET:
                 assignment = decode(payload, WorkerAssignment)
@@ -196,9 +244,7 @@ class Worker:
                     self._told = assignment
                 self._loop.wake()
             elif channel is Channel.BEAT:
-                if decode(payload, Beat).applied != self._report.version:
-                    self._report_due = True
-                    self._loop.wake()
+                self._beaten(decode(payload, Beat))
             elif channel is Channel.CALL and self._link is not None and self._tasks is not None:
                 self._answers.received(self._link, peer, payload, self._tasks)
         except Invalid as error:
@@ -206,14 +252,20 @@ class Worker:
                 "the cluster sent something unreadable", extra={"channel": channel, "error": error}
             )
 
+    def _beaten(self, beat: Beat) -> None:
+        if beat == UNKNOWN_HERE:
+            self._unknown.set()
+        elif beat.applied != self._report.version:
+            self._report_due = True
+            self._loop.wake()
+
     # --- the pass -----------------------------------------------------------------------------------------------------
 
     async def _pass(self) -> float | None:
-        told, self._told = self._told, None
-        if told is not None:
-            await self._accept(told)
         observed = await self._observe()
-        observed = await self._adopted(observed)
+        await self._adopt(observed)
+        await self._accept()
+        observed = self._watched(replace(observed, desired=self.desired))
         await self._prepare_network(observed)
         for step in plan(observed):
             await self._begin(step)
@@ -228,23 +280,45 @@ class Worker:
         self._report_to_cluster(observed)
         return next_wake_s(observed)
 
-    async def _accept(self, told: WorkerAssignment) -> None:
-        accepted = accept(self.desired, told)
-        if accepted == self.desired:
-            return
-        try:
-            await self._save(accepted)
-        except Unavailable:
-            self._told = self._told or told
-            raise
+    async def _adopt(self, observed: Observed) -> None:
+        """Take over what runs and is not known, before anything gets its number."""
+        strangers = [found(seen) for seen in observed.containers.values()]
+        known = [instance for instance in strangers if instance is not None]
+        await self._keep(lambda desired: adopt(desired, known))
 
-    async def _save(self, desired: Desired) -> None:
-        """Make `desired` durable, then true. Raises `Unavailable`; nothing has changed then."""
+    async def _accept(self) -> None:
+        """Take what the cluster said; if that cannot be saved, it was not said, and the rest goes on."""
+        told, self._told = self._told, None
+        if told is None:
+            return
+        trouble = ""
         try:
-            await self._cell.write(msgspec.json.encode(desired))
-        except StoreFailed as error:
-            raise Unavailable(f"this worker cannot save what it should run: {error}") from error
-        self.desired = desired
+            await self._save(lambda desired: accept(desired, told))
+        except Unavailable as error:
+            logger.warning("cannot accept what the cluster wants, will repeat", extra={"error": error})
+            trouble = str(error)
+            self._told = self._told or told
+        self._trouble = trouble
+
+    async def _keep(self, change: Change) -> None:
+        """Change what is desired, durably if that can be: losing the change would do no harm."""
+        try:
+            await self._save(change)
+        except Unavailable as error:
+            logger.warning("goes on with what is only in memory", extra={"error": error})
+            self.desired = change(self.desired)
+
+    async def _save(self, change: Change) -> None:
+        """Change what is desired: durable first, then true. Raises `Unavailable`; nothing has changed then."""
+        async with self._saving:
+            changed = change(self.desired)
+            if changed == self.desired:
+                return
+            try:
+                await self._cell.write(msgspec.json.encode(changed))
+            except StoreFailed as error:
+                raise Unavailable(f"this worker cannot save what it should run: {error}") from error
+            self.desired = changed
 
     async def _observe(self) -> Observed:
         containers = {seen.number: seen for seen in await self._runtime.observe()}
@@ -265,6 +339,11 @@ class Worker:
             now_s=now_s,
         )
 
+    def _watched(self, observed: Observed) -> Observed:
+        """Have the health of exactly those instances watched that run now, and see how they are doing."""
+        health = self._watch.look(patients(observed), network_trouble=self._network_trouble)
+        return replace(observed, health=health)
+
     def _note(self, containers: Mapping[int, Any], now_s: float) -> None:
         """Remember what only time tells: since when something has been ended, and which runs were seen."""
         by_number = self.desired.by_number
@@ -283,45 +362,59 @@ class Worker:
             if number in by_number and by_number[number].restart == restart
         }
 
-    async def _adopted(self, observed: Observed) -> Observed:
-        strangers = [found(seen) for seen in observed.containers.values()]
-        adopted = adopt(self.desired, [instance for instance in strangers if instance is not None])
-        if adopted == self.desired:
-            return observed
-        await self._save(adopted)
-        return replace(observed, desired=adopted)
-
     async def _begin(self, step: Step) -> None:
+        if isinstance(step, Act):
+            self._busy[step.number] = step.kind
+            assert self._tasks is not None, "passes are made by `run`"
+            self._tasks.create_task(self._attempt(step))
+            return
+        try:
+            await self._write_down(step)
+        except OakestraError as error:
+            self._failed(step.number, StepKind.SAVE, str(error))
+        else:
+            self._failures.pop((step.number, StepKind.SAVE), None)
+            self._loop.wake()
+
+    async def _write_down(self, step: Rerun | Mark | GiveUp | Settle | Release) -> None:
         by_number = self.desired.by_number
         match step:
-            case Act():
-                self._busy[step.number] = step.kind
-                assert self._tasks is not None, "passes are made by `run`"
-                self._tasks.create_task(self._attempt(step))
-            case Rerun(number=number, crashes=crashes):
-                await self._save(edit(self.desired, counted(by_number[number], crashes)))
-                self._loop.wake()
+            case Rerun(number=number):
+                rerun = counted(by_number[number], step)
+                await self._save(lambda desired: edit(desired, rerun))
+            case Mark(number=number, healthy=healthy):
+                marked = replace(by_number[number], healthy=healthy)
+                await self._save(lambda desired: edit(desired, marked))
+            case GiveUp(number=number):
+                failed = given_up(by_number[number], step)
+                await self._save(lambda desired: edit(desired, failed))
+                logger.warning("instance is started again", extra={"number": number, "reason": step.reason})
             case Settle(number=number, outcome=outcome):
-                await self._save(edit(self.desired, replace(by_number[number], outcome=outcome)))
-                self._loop.wake()
+                settled = replace(by_number[number], outcome=outcome)
+                await self._save(lambda desired: edit(desired, settled))
             case Release(number=number):
                 await self._runtime.forget_log(number)
-                await self._save(release(self.desired, number))
-                self._failures.pop(number, None)
-                self._loop.wake()
+                await self._save(lambda desired: release(desired, number))
+                self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        """Let nothing that was seen under this number be held against the next instance that gets it."""
+        self._stopped_since_s.pop(number, None)
+        self._ran = {(other, restart) for other, restart in self._ran if other != number}
+        self._failures = {at: failure for at, failure in self._failures.items() if at[0] != number}
 
     async def _attempt(self, step: Act) -> None:
         try:
             await carry_out(step, self.desired, self._machinery)
         except OakestraError as error:
-            self._failed(step, str(error))
+            self._failed(step.number, step.kind, str(error))
         except Exception as error:
             logger.exception(
                 "step failed unexpectedly", extra={"step": step.kind.name, "number": step.number}
             )
-            self._failed(step, f"{type(error).__name__}: {error}")
+            self._failed(step.number, step.kind, f"{type(error).__name__}: {error}")
         else:
-            self._failures.pop(step.number, None)
+            self._worked(step)
             instance = self.desired.by_number.get(step.number)
             if step.kind is StepKind.PULL and instance is not None:
                 self._pulled.add(instance.spec.image)
@@ -329,20 +422,26 @@ class Worker:
             self._busy.pop(step.number, None)
             self._loop.wake()
 
-    def _failed(self, step: Act, reason: str) -> None:
-        before = self._failures.get(step.number)
-        same = before is not None and before.kind is step.kind
-        count = before.count + 1 if before is not None and same else 1
-        if not (same and before is not None and before.reason == reason):
-            extra = {"step": step.kind.name, "number": step.number, "reason": reason}
+    def _worked(self, step: Act) -> None:
+        """Forget that the step failed. Only having started shows that the steps before it work, too: making a
+        container may fail again and again although fetching its image and clearing away its remains work."""
+        self._failures.pop((step.number, step.kind), None)
+        if step.kind is StepKind.START:
+            self._failures = {at: kept for at, kept in self._failures.items() if at[0] != step.number}
+
+    def _failed(self, number: int, kind: StepKind, reason: str) -> None:
+        before = self._failures.get((number, kind))
+        count = 1 if before is None else before.count + 1
+        if before is None or before.reason != reason:
+            extra = {"step": kind.name, "number": number, "reason": reason}
             logger.warning("step failed, will repeat", extra=extra)
-        if step.kind is StepKind.CREATE:
+        if kind is StepKind.CREATE:
             self._pulled.clear()  # perhaps somebody removed the image
-        self._failures[step.number] = Failure(
-            kind=step.kind,
+        self._failures[number, kind] = Failure(
+            kind=kind,
             count=count,
             reason=reason,
-            until_s=self._clock.uptime_s() + wait_s(count, salt=f"{step.number}"),
+            until_s=self._clock.uptime_s() + wait_s(count, salt=f"{number}"),
         )
 
     async def _prepare_network(self, observed: Observed) -> None:
@@ -389,13 +488,14 @@ class Worker:
             complete=True,
             statuses=statuses(observed),
             capacity=self._machine.capacity(),
+            trouble=self._trouble or observed.network_trouble,
         )
         content = digest(report)
         if content != self._report_digest:
             self._report_digest = content
             generation = self._report.version.generation + 1
             numbered = self._numbered((self.desired.boots << 32) + generation, report.statuses)
-            version = Version(epoch=self.desired.boots, generation=generation)
+            version = Version(epoch=self._report_epoch, generation=generation)
             self._report = replace(report, version=version, statuses=numbered)
             self._report_due = True
         if self._report_due:
@@ -412,7 +512,11 @@ class Worker:
             if self._link is not None:
                 beat = Beat(version=self._report.version, applied=self.desired.applied)
                 self._link.send("up", Channel.BEAT, encode(beat))
-            await asyncio.sleep(self._beat_s)
+            wait_s, self._beat_again_s = self._beat_again_s, min(2 * self._beat_again_s, self._beat_s)
+            self._connected_now.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._connected_now.wait()
 
     async def _measure_forever(self) -> None:
         meter = Meter(self._runtime, self._machine, self._clock)
@@ -421,26 +525,6 @@ class Worker:
             telemetry = await meter.measure(self.desired)
             if self._link is not None and telemetry is not None:
                 self._link.send("up", Channel.TELEMETRY, encode(telemetry))
-
-    # --- requests -------------------------------------------------------------------------------------------------------
-
-    async def _logs(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
-        service, slot = str(arguments.get("service", "")), int(arguments.get("slot", -1))
-        instance = max(
-            (known for known in self.desired.instances if known.key.slot == (service, slot)),
-            key=lambda known: known.key,
-            default=None,
-        )
-        if instance is None:
-            raise NotFound(f"instance {slot} of this service is not on worker {self._request.name}")
-        tail = arguments.get("tail_bytes")
-        lines = self._runtime.logs(
-            instance.number,
-            tail_bytes=None if tail is None else int(tail),
-            follow=bool(arguments.get("follow", False)),
-        )
-        async for piece in lines:
-            yield piece
 
 
 def _load(cell: Cell, clock: Clock) -> Desired:

@@ -32,7 +32,7 @@ class Fleet:
         worker = self.hub.link(WORKER, parent=CLUSTER)
         self.asker = Asker(root)
         self.answers = Answers(methods)
-        relay = Relay(up, down)
+        relay = Relay(up, down, own=lambda _peer, _payload: None)
 
         def on_worker(peer: str, channel: Channel, payload: bytes) -> None:
             self.passed.append(decode_call(payload))
@@ -221,7 +221,7 @@ def test_a_flood_waits_for_who_consumes_it() -> None:
 
 def test_replies_of_a_worker_that_was_not_asked_go_nowhere() -> None:
     hub = FakeHub(Random(1))
-    relay = Relay(hub.link("c", parent="r"), hub.link("c", parent=None))
+    relay = Relay(hub.link("c", parent="r"), hub.link("c", parent=None), own=lambda _peer, _payload: None)
 
     async def body() -> None:
         relay.from_above("up", encode_call(Call(id="1", method="logs", worker=WorkerId("w1"))))

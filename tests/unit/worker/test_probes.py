@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from oakestra.control.clock import SystemClock
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.service import CheckKind, HealthCheck, InstanceAddress
-from oakestra.runtime import CommandOutput, ContainerSeen, ContainerState, OutputStream
+from oakestra.runtime import CommandOutput, OutputStream
 from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
 from oakestra.worker.health import Patient, Probed, Verdict
 from oakestra.worker.probes import MachineProber

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from oakestra.control.clock import LoopClock
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import Invalid, NotFound, Unavailable
 from oakestra.model.instance import InstanceKey
 from oakestra.model.service import InstanceAddress
-from oakestra.runtime import CommandOutput, ContainerSeen, ContainerState, OutputStream
+from oakestra.runtime import CommandOutput, OutputStream
 from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
 from oakestra.simulation import virtual_time
 from oakestra.wire.execution import CommandEnd, FrameKind, FrameReader, Written

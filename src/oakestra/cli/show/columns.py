@@ -95,13 +95,14 @@ WORKER_COLUMNS: tuple[Column[Document], ...] = (
     Column("MEMORY", lambda worker: mebibytes(worker["total"]["memory_mib"]), wide=True),
     Column("FREE STORAGE", lambda worker: mebibytes(worker["free"]["storage_mib"]), wide=True),
     Column("FREE GPUS", lambda worker: _of(worker, "vgpus"), wide=True),
-    Column("CPU LOAD", lambda worker: percent(worker["usage"]["cpu_ratio"])),
-    Column("MEMORY USED", lambda worker: percent(worker["usage"]["memory_ratio"])),
-    Column("DISK USED", lambda worker: percent(worker["usage"]["disk_ratio"]), wide=True),
+    Column("CPU LOAD", lambda worker: _load(worker, "cpu_ratio")),
+    Column("MEMORY USED", lambda worker: _load(worker, "memory_ratio")),
+    Column("DISK USED", lambda worker: _load(worker, "disk_ratio"), wide=True),
     Column("MACHINE", lambda worker: worker["architecture"], wide=True),
     Column("RUNTIMES", lambda worker: ",".join(worker["virtualizations"]), wide=True),
     Column("ID", lambda worker: worker["id"], wide=True),
     Column("HOST", lambda worker: worker["host"]),
+    Column("TROUBLE", lambda worker: worker["trouble"], wide=True),
 )
 
 CLUSTER_COLUMNS: tuple[Column[Document], ...] = (
@@ -119,6 +120,12 @@ CLUSTER_COLUMNS: tuple[Column[Document], ...] = (
     Column("ID", lambda cluster: cluster["id"], wide=True),
     Column("HOST", lambda cluster: cluster["host"]),
 )
+
+
+def _load(worker: Document, ratio: str) -> str:
+    """Return a measured share; nothing before there was a measurement."""
+    usage = worker["usage"]
+    return percent(usage[ratio]) if usage else ""
 
 
 def _trouble(service: Document) -> str:

@@ -10,14 +10,19 @@ from oakestra.root.api.execution import ExecutionApi
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import CallWorker, OwnApi
 from oakestra.root.api.pages import Description
+from oakestra.root.api.stories import StoriesApi
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
+from oakestra.root.state import RootState
 from oakestra.root.users.accounts import Accounts
+from oakestra.store.event_log import EventLog
 from oakestra.transport.http_server import Endpoint
 
 
 def endpoints(
     *,
+    state: RootState,
+    events: EventLog,
     operations: Operations,
     accounts: Accounts,
     views: Views,
@@ -38,5 +43,6 @@ def endpoints(
         *ClustersApi(views, gate, public=public_clusters).endpoints(),
         *own.endpoints(),
         *ExecutionApi(operations, views, gate, call_worker=call_worker).endpoints(),
+        *StoriesApi(state, events, operations, gate, call_worker=call_worker).endpoints(),
     ]
     return [*routes, *Description(routes).endpoints()]

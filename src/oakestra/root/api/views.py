@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from oakestra.control.clock import Clock
-from oakestra.model.ids import ClusterId, UserId
+from oakestra.model.ids import ClusterId, UserId, WorkerId
 from oakestra.model.instance import Phase, Placement
+from oakestra.model.machine import MachineUsage
 from oakestra.model.service import Resources
 from oakestra.root.history import POINTS_MAX
 from oakestra.root.state import (
@@ -123,7 +124,8 @@ class Views:
                 virtualizations=worker.capacity.virtualizations,
                 total=worker.capacity.resources,
                 free=worker.free,
-                usage=worker.usage,
+                usage=_machine(self._state, record.id, worker.id),
+                trouble=worker.trouble,
             )
             for record in self._state.clusters.values()
             for worker in _workers(self._state, record.id)
@@ -315,6 +317,11 @@ class _Look:
 
 def _phase_without_report(slot: SlotRecord) -> Phase:
     return Phase.REQUESTED if slot.cluster is None else Phase.CLUSTER_ASSIGNED
+
+
+def _machine(state: RootState, cluster: ClusterId, worker: WorkerId) -> MachineUsage | None:
+    view = state.views.get(cluster)
+    return view.machines.get(worker) if view else None
 
 
 def _workers(state: RootState, cluster: ClusterId) -> tuple[WorkerSummary, ...]:

@@ -14,15 +14,14 @@ from typing import Protocol
 
 from oakestra.control import endings, processes
 from oakestra.control.clock import Clock
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.runtime import (
     OUTPUT_BYTES_MAX,
     CommandEnded,
     CommandOutput,
-    ContainerSeen,
     ContainerSpec,
-    ContainerState,
     ContainerUsage,
     ImageInfo,
     Progress,

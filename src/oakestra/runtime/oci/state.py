@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from oakestra.control import processes
-from oakestra.runtime import ContainerSeen, ContainerState
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.runtime.oci.linux.cgroups import Cgroups
 from oakestra.runtime.oci.record import InstanceRecord, Layout
 

@@ -1,0 +1,81 @@
+"""Tell what a cluster decided and what it saw, as events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from oakestra.cluster.observe import Observed
+from oakestra.cluster.plan import Adopt, Decision, Forget, Place, Unplaceable, Withdraw
+from oakestra.model.event import Event, EventKind
+from oakestra.model.ids import WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
+from oakestra.scheduling.liveness import Liveness
+
+Seen = Mapping[InstanceKey, InstanceStatus]
+
+
+def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event]:
+    """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
+    for decision in decisions:
+        match decision:
+            case Place(slot=slot, worker=worker, attempt=attempt, reason=reason):
+                yield _about(slot, EventKind.PLACED, reason, _name(observed, worker), attempt)
+            case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
+                yield _about(slot, EventKind.ADOPTED, reason, _name(observed, worker), attempt)
+            case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
+                yield _about(slot, EventKind.UNPLACEABLE, reason)
+            case Withdraw(key=key, worker=worker, reason=reason):
+                yield _about(key.slot, EventKind.WITHDRAWN, reason, _name(observed, worker), key.attempt)
+            case Forget(key=key, worker=worker):
+                name = _name(observed, worker)
+                yield _about(key.slot, EventKind.GONE, f"gone from {name}", name, key.attempt)
+            case _:
+                continue
+
+
+def seen(before: Seen, after: Seen, observed: Observed) -> Iterator[Event]:
+    """Yield what changed about instances between two passes."""
+    for key, status in sorted(after.items()):
+        known = before.get(key)
+        name = _name(observed, status.worker)
+        if known is not None and status.restart > known.restart:
+            why = known.reason or "its process ended"
+            yield _about(key.slot, EventKind.RESTARTED, f"restart {status.restart}: {why}", name, key.attempt)
+        if (
+            known is None
+            or (status.phase, status.restart) != (known.phase, known.restart)
+            or (status.reason != known.reason and status.reason)
+        ):
+            yield _about(key.slot, EventKind.PHASE, _said(status), name, key.attempt)
+        if status.ready and (known is None or not known.ready):
+            yield _about(key.slot, EventKind.READY, "ready: routed to from now on", name, key.attempt)
+        if known is not None and known.ready and not status.ready:
+            yield _about(key.slot, EventKind.NOT_READY, "no longer routed to", name, key.attempt)
+
+
+def liveness(before: Mapping[WorkerId, Liveness], observed: Observed) -> Iterator[Event]:
+    """Yield whose liveness is another than before; who was not there before joined."""
+    for id, worker in sorted(observed.workers.items()):
+        name = worker.record.name
+        if id not in before:
+            continue
+        if before[id] is not worker.liveness:
+            yield Event(
+                kind=EventKind.LIVENESS, reason=f"worker {name} is {worker.liveness.value}", subject=name
+            )
+
+
+def _about(slot: Slot, kind: EventKind, reason: str, subject: str = "", attempt: int = 0) -> Event:
+    return Event(
+        kind=kind, reason=reason, service=slot.service, slot=slot.number, subject=subject, attempt=attempt
+    )
+
+
+def _name(observed: Observed, worker: WorkerId) -> str:
+    known = observed.workers.get(worker)
+    return known.record.name if known else worker
+
+
+def _said(status: InstanceStatus) -> str:
+    phase = Phase(status.phase).name
+    return f"{phase}: {status.reason}" if status.reason else phase

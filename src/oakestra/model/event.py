@@ -1,0 +1,58 @@
+"""Something that happened, and why: what stories are told of. Never a truth to act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from oakestra.model.ids import ServiceId
+
+
+class EventKind(StrEnum):
+    """What happened."""
+
+    REQUESTED = "requested"
+    """Somebody asked for an instance."""
+    PLACED = "placed"
+    """A tier chose where it goes."""
+    UNPLACEABLE = "unplaceable"
+    """No candidate would do."""
+    ADOPTED = "adopted"
+    """It was found running, and kept."""
+    WITHDRAWN = "withdrawn"
+    """It must leave the place it has."""
+    GONE = "gone"
+    """It was seen gone from there, or for good."""
+    PHASE = "phase"
+    """Its worker saw it reach another phase."""
+    RESTARTED = "restarted"
+    """Its worker starts it again in place."""
+    READY = "ready"
+    """From now on it is routed to."""
+    NOT_READY = "not_ready"
+    """From now on it is not."""
+    JOINED = "joined"
+    """A worker or cluster became a member."""
+    LIVENESS = "liveness"
+    """A worker or cluster fell silent, was given up, or came back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of a story."""
+
+    kind: EventKind
+    reason: str
+    """A sentence for people: what happened, and why."""
+    wall_s: float = 0.0
+    sequence: int = 0
+    """Counts the events of one tier."""
+    tier: str = ""
+    """`root`, or the cluster's name."""
+    service: ServiceId = ServiceId("")
+    slot: int = -1
+    """Of the service; -1: the event is not about an instance."""
+    subject: str = ""
+    """Name of the worker or cluster it is about or leads to."""
+    placement: int = 0
+    attempt: int = 0

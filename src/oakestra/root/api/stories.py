@@ -1,0 +1,169 @@
+"""Routes that tell what happened and why: root's own events, together with those of the clusters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from oakestra.model.errors import OakestraError, Unavailable
+from oakestra.model.event import Event
+from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.root.api.applications import whole_number
+from oakestra.root.api.gate import Gate
+from oakestra.root.api.own import CallWorker
+from oakestra.root.operations import Operations
+from oakestra.root.state import RootState
+from oakestra.root.users.access import Principal
+from oakestra.store.event_log import EventLog, told
+from oakestra.transport.http_server import Endpoint, Query, json_response, streamed
+from oakestra.wire.api import SlotVerdicts, Story
+
+ASKED_WITHIN_S = 3.0
+"""A cluster that has not told its part by then is left out, and named."""
+_FOLLOW = Query(name="follow", about="Go on with what happens from now on.", kind=bool)
+_EVENTS_KEPT = 1000
+
+
+class StoriesApi:
+    """Answers what happened."""
+
+    def __init__(
+        self,
+        state: RootState,
+        events: EventLog,
+        operations: Operations,
+        gate: Gate,
+        *,
+        call_worker: CallWorker,
+    ) -> None:
+        self._state = state
+        self._events = events
+        self._operations = operations
+        self._gate = gate
+        self._call = call_worker
+
+    def endpoints(self) -> list[Endpoint]:
+        """Return the routes."""
+        return [
+            Endpoint(
+                method="GET", path="/api/v1/services/{service_id}/story", answer=self._gate.own(self.story),
+                tag="oak", summary="Tell the story of a service's instances", reply=Story,
+                query=(Query(name="instance", about="Instance number: only that one.", kind=int),),
+            ),
+            Endpoint(
+                method="GET", path="/api/v1/events", answer=self._gate.own(self.events), tag="oak",
+                summary="Tell what happened lately", details="Lines of JSON, each an event.",
+                media="application/x-ndjson", query=(_FOLLOW,),
+            ),
+        ]  # fmt: skip
+
+    async def story(self, asker: Principal, request: Request) -> Response:
+        """Tell the story of a service's instances from REQUESTED to now."""
+        service = self._operations.service(asker, request.path_params["service_id"])
+        number = request.query_params.get("instance")
+        arguments: dict[str, Any] = {"service": service.spec.id}
+        if number is not None:
+            arguments["slot"] = whole_number(number, "an instance number")
+        own = self._events.of(service.spec.id, arguments.get("slot"))
+        clusters = list(self._state.clusters.values())
+        answers = await asyncio.gather(*(self._ask(cluster.id, arguments) for cluster in clusters))
+        silent = [cluster.name for cluster, answer in zip(clusters, answers, strict=True) if answer is None]
+        parts = [answer for answer in answers if answer is not None]
+        events = sorted((*own, *(event for part, _ in parts for event in part)), key=_moment)
+        verdicts = tuple(verdict for _, part in parts for verdict in part)
+        return json_response(Story(events=tuple(events), verdicts=verdicts, silent=tuple(silent)))
+
+    async def _ask(
+        self, cluster: ClusterId, arguments: Mapping[str, Any]
+    ) -> tuple[list[Event], list[SlotVerdicts]] | None:
+        """Return a cluster's part of a story; None if it cannot be asked."""
+        try:
+            async with asyncio.timeout(ASKED_WITHIN_S):
+                events = _events(await _all(self._call(cluster, WorkerId(""), "events", arguments)))
+                thought = await _all(self._call(cluster, WorkerId(""), "verdicts", arguments))
+            return events, msgspec.json.decode(thought, type=list[SlotVerdicts])
+        except (Unavailable, TimeoutError, msgspec.DecodeError):
+            return None
+
+    async def events(self, asker: Principal, request: Request) -> Response:
+        """Tell what happened lately, and with `follow` what happens."""
+        follow = request.query_params.get("follow", "").lower() in ("1", "true", "yes", "on")
+        arguments = {"follow": follow}
+        sources = [told(self._events, arguments)]
+        clusters = [record.id for record in self._state.clusters.values()]
+        sources += [self._call(cluster, WorkerId(""), "events", arguments) for cluster in clusters]
+        if follow:
+            return streamed(self._visible(asker, _merged(sources)), media_type="application/x-ndjson")
+        parts = await asyncio.gather(*(_within(source) for source in sources))
+        newest = sorted((event for part in parts for event in part), key=_moment)[-_EVENTS_KEPT:]
+        lines = b"".join(
+            msgspec.json.encode(event) + b"\n" for event in newest if self._may_see(asker, event)
+        )
+        return Response(lines, media_type="application/x-ndjson")
+
+    async def _visible(self, asker: Principal, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        rest = b""
+        async for piece in pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if self._may_see(asker, msgspec.json.decode(line, type=Event)):
+                    yield line + b"\n"
+
+    def _may_see(self, asker: Principal, event: Event) -> bool:
+        try:
+            if event.service:
+                self._operations.service(asker, event.service)
+            else:
+                asker.must_see_infrastructure()
+        except OakestraError:
+            return False
+        return True
+
+
+def _moment(event: Event) -> tuple[float, str, int]:
+    return (event.wall_s, event.tier, event.sequence)
+
+
+async def _all(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+async def _within(pieces: AsyncIterator[bytes]) -> list[Event]:
+    try:
+        async with asyncio.timeout(ASKED_WITHIN_S):
+            return _events(await _all(pieces))
+    except (Unavailable, TimeoutError, msgspec.DecodeError):
+        return []
+
+
+def _events(lines: bytes) -> list[Event]:
+    return [msgspec.json.decode(line, type=Event) for line in lines.splitlines()]
+
+
+async def _merged(sources: list[AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
+    """Yield whole lines of every source as they come; a source that fails or ends is left out from then on."""
+    queue: asyncio.Queue[bytes] = asyncio.Queue(100)
+
+    async def read(source: AsyncIterator[bytes]) -> None:
+        rest = b""
+        try:
+            async for piece in source:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    await queue.put(line + b"\n")
+        except OakestraError:
+            return
+
+    readers = [asyncio.ensure_future(read(source)) for source in sources]
+    try:
+        while True:
+            yield await queue.get()
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)

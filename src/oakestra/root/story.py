@@ -1,0 +1,71 @@
+"""Tell what root decided, as events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from oakestra.model.event import Event, EventKind
+from oakestra.model.ids import ClusterId
+from oakestra.model.instance import Placement, Slot
+from oakestra.root.observe import Observed
+from oakestra.root.plan import Decision, Forget, ForgetSlot, Place, Unplaceable, Withdraw
+from oakestra.scheduling.liveness import Liveness
+
+
+def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event]:
+    """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
+    for decision in decisions:
+        match decision:
+            case Place(slot=slot, cluster=cluster, placement=placement, reason=reason):
+                yield from _requested(slot, observed)
+                yield _about(slot, EventKind.PLACED, reason, _name(observed, cluster), placement)
+            case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
+                yield from _requested(slot, observed)
+                yield _about(slot, EventKind.UNPLACEABLE, reason)
+            case Withdraw(placed=placed, cluster=cluster, reason=reason):
+                name = _name(observed, cluster)
+                yield _about(placed.slot, EventKind.WITHDRAWN, reason, name, placed.placement)
+            case Forget(placed=placed):
+                yield _gone(placed, observed)
+            case ForgetSlot(slot=slot):
+                yield _about(slot, EventKind.GONE, "gone for good; its address rests")
+            case _:
+                continue
+
+
+def liveness(before: Mapping[ClusterId, Liveness], observed: Observed) -> Iterator[Event]:
+    """Yield whose liveness is another than before."""
+    for id, cluster in sorted(observed.clusters.items()):
+        name = cluster.record.name
+        if id in before and before[id] is not cluster.liveness:
+            reason = f"cluster {name} is {cluster.liveness.value}"
+            yield Event(kind=EventKind.LIVENESS, reason=reason, subject=name)
+
+
+def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:
+    """Yield when an instance was asked for, at the first thing that happens to it."""
+    record = observed.slots[slot]
+    if record.placement == 0 and not record.reason:
+        yield Event(
+            kind=EventKind.REQUESTED,
+            reason=f"instance {slot.number} was asked for",
+            wall_s=record.requested_wall_s,
+            service=slot.service,
+            slot=slot.number,
+        )
+
+
+def _gone(placed: Placement, observed: Observed) -> Event:
+    name = _name(observed, observed.withdrawals[placed].cluster)
+    return _about(placed.slot, EventKind.GONE, f"gone from cluster {name}", name, placed.placement)
+
+
+def _about(slot: Slot, kind: EventKind, reason: str, subject: str = "", placement: int = 0) -> Event:
+    return Event(
+        kind=kind, reason=reason, service=slot.service, slot=slot.number, subject=subject, placement=placement
+    )
+
+
+def _name(observed: Observed, cluster: ClusterId) -> str:
+    known = observed.clusters.get(cluster)
+    return known.record.name if known else cluster

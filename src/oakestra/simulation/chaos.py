@@ -1,0 +1,182 @@
+"""Let things go wrong in a fleet for a while, then heal only a part of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TypeVar
+
+from oakestra.model.container import ContainerState
+from oakestra.simulation.faults import CALM, Event, Faults
+from oakestra.simulation.hosts import ClusterHost, Host, WorkerHost
+from oakestra.simulation.world import World
+from oakestra.store.fake import Disk
+
+T = TypeVar("T")
+
+CLOCK_JUMP_MAX_S = 7200.0
+
+
+class Chaos:
+    """Makes the events of some faults happen to a world."""
+
+    def __init__(self, world: World, faults: Faults, *, random: Random) -> None:
+        self._world = world
+        self._faults = faults
+        self._random = random
+        self._undoing: dict[asyncio.Task[None], Callable[[], Awaitable[None]]] = {}
+
+    async def rage(self, lasting_s: float) -> None:
+        """Let things go wrong for so long."""
+        world, random = self._world, self._random
+        world.suffer(self._faults)
+        until_s = world.now_s + lasting_s
+        while True:
+            await asyncio.sleep(random.expovariate(1 / self._faults.every_s))
+            if world.now_s >= until_s:
+                return
+            await self.cause(random.choice(self._faults.events))
+
+    async def heal(self, doomed: set[str]) -> None:
+        """Undo everything, but let the doomed machines stay dead for good."""
+        world = self._world
+        world.suffer(CALM)
+        for task, undo in tuple(self._undoing.items()):
+            task.cancel()
+            await undo()
+        self._undoing.clear()
+        for name, host in world.hosts.items():
+            if name in doomed:
+                world.say(f"{name} stays dead")
+                await (host.power_off() if isinstance(host, WorkerHost) else host.kill())
+            else:
+                host.start()
+
+    async def cause(self, event: Event) -> None:
+        """Let one thing happen now, and be undone later."""
+        match event:
+            case Event.CRASH:
+                await self._crash(self._any(list(self._world.hosts.values())))
+            case Event.REBOOT:
+                await self._reboot(self._a_worker())
+            case Event.CUT:
+                self._cut(*self._any(self._world.links()))
+            case Event.ONE_WAY:
+                self._cut_one_way(*self._any(self._world.links()))
+            case Event.DISK_FULL:
+                self._fill(self._any(list(self._world.hosts.values())))
+            case Event.STATE_LOST:
+                keepers: list[ClusterHost | WorkerHost] = [*self._world.clusters.values()]
+                await self._lose(self._any([*keepers, *self._world.workers.values()]))
+            case Event.CLOCK_JUMP:
+                self._jump(self._any(list(self._world.hosts.values())))
+            case Event.PROCESS_ENDS | Event.NETWORK_TAKEN | Event.IMAGE_REMOVED:
+                self._disturb(event, self._a_worker())
+
+    # --- processes and machines ----------------------------------------------------------------------------------
+
+    async def _crash(self, host: Host) -> None:
+        if host.alive:
+            self._world.say(f"crash {host.name}")
+            await host.kill()
+            self._undo_later(lambda: self._started(host))
+
+    async def _reboot(self, worker: WorkerHost) -> None:
+        if worker.powered:
+            self._world.say(f"power off {worker.name}")
+            await worker.power_off()
+            self._undo_later(lambda: self._started(worker))
+
+    async def _lose(self, host: ClusterHost | WorkerHost) -> None:
+        self._world.say(f"{host.name} loses its state")
+        await host.kill()
+        if isinstance(host, ClusterHost):
+            host.lose_store()
+        else:
+            host.lose_state()
+        self._undo_later(lambda: self._started(host))
+
+    async def _started(self, host: Host) -> None:
+        self._world.say(f"start {host.name}")
+        host.start()
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def _cut(self, below: Host, above: Host) -> None:
+        self._world.cut(below, above)
+        self._undo_later(lambda: self._mended(below, above))
+
+    def _cut_one_way(self, below: Host, above: Host) -> None:
+        sender, receiver = (below, above) if self._random.random() < 0.5 else (above, below)  # noqa: PLR2004 - a coin
+        self._world.say(f"cut {sender.name} to {receiver.name} one way")
+        self._world.hub.weather.one_way.add((sender.address, receiver.address))
+        self._undo_later(lambda: self._mended(below, above))
+
+    async def _mended(self, below: Host, above: Host) -> None:
+        self._world.mend(below, above)
+
+    # --- disks, clocks, instances ----------------------------------------------------------------------------------
+
+    def _fill(self, host: Host) -> None:
+        self._world.say(f"the disk of {host.name} is full")
+        self._set_full(host, full=True)
+        self._undo_later(lambda: self._emptied(host))
+
+    async def _emptied(self, host: Host) -> None:
+        self._world.say(f"the disk of {host.name} has room again")
+        self._set_full(host, full=False)
+
+    def _set_full(self, host: Host, *, full: bool) -> None:
+        if isinstance(host, WorkerHost):
+            host.kept.cell.full = host.kept.containers.full = full
+            return
+        disk = getattr(host, "disk", None)
+        assert isinstance(disk, Disk), "root and clusters have a disk"
+        disk.full = full
+
+    def _jump(self, host: Host) -> None:
+        by_s = self._random.uniform(-CLOCK_JUMP_MAX_S, CLOCK_JUMP_MAX_S)
+        self._world.say(f"the clock of {host.name} jumps by {by_s:.0f} s")
+        host.clock.epoch_s += by_s
+
+    def _disturb(self, event: Event, worker: WorkerHost) -> None:
+        kept = worker.kept
+        if event is Event.IMAGE_REMOVED:
+            self._world.say(f"{worker.name} has no images any more")
+            kept.containers.images.clear()
+            return
+        running = [
+            number
+            for number, seen in sorted(kept.containers.containers.items())
+            if seen.state is ContainerState.RUNNING
+        ]
+        if not running or not worker.powered:
+            return
+        number = self._any(running)
+        if event is Event.NETWORK_TAKEN:
+            self._world.say(f"{worker.name} loses the network of {number}")
+            kept.kernel.attached.pop(number, None)
+            return
+        exit_code = self._any([0, 1, 137])
+        self._world.say(f"{number} on {worker.name} ends with {exit_code}")
+        worker.end(number, exit_code)
+
+    # --- chance ----------------------------------------------------------------------------------------------------
+
+    def _a_worker(self) -> WorkerHost:
+        return self._any(list(self._world.workers.values()))
+
+    def _any(self, choices: list[T]) -> T:
+        return self._random.choice(choices)
+
+    def _undo_later(self, undo: Callable[[], Awaitable[None]]) -> None:
+        after_s = self._random.expovariate(1 / self._faults.lasting_s)
+
+        async def later() -> None:
+            await asyncio.sleep(after_s)
+            del self._undoing[task]
+            await undo()
+
+        task = self._world.group.create_task(later())
+        self._undoing[task] = undo

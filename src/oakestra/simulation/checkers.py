@@ -1,0 +1,309 @@
+"""What must hold, looked at from outside: what is on the machines, against what root acknowledged.
+
+`unsafe` holds at every moment, `unsettled` once everything had time to heal. Each yields sentences about what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from oakestra.cluster.plan import overcommitted
+from oakestra.cluster.state import slot_key as cluster_slot_key
+from oakestra.model.container import ContainerSeen, ContainerState
+from oakestra.model.instance import InstanceKey, Phase, Slot, order
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.root.state import SlotRecord, slot_key
+from oakestra.scheduling.placement import Choice, choose_worker
+from oakestra.scheduling.request import Request, WorkerCandidate
+from oakestra.simulation.hosts import WorkerHost
+from oakestra.simulation.world import World
+from oakestra.worker.execute import ADDRESS_LABEL, KEY_LABEL, SPEC_LABEL
+
+_SETTLED = frozenset({Phase.COMPLETED, Phase.FAILED})
+
+
+def key_of(seen: ContainerSeen) -> InstanceKey:
+    """Return whose container this is."""
+    return msgspec.json.decode(seen.labels[KEY_LABEL], type=InstanceKey)
+
+
+def spec_of(seen: ContainerSeen) -> ServiceSpec:
+    """Return what the container was made from."""
+    return msgspec.json.decode(seen.labels[SPEC_LABEL], type=ServiceSpec)
+
+
+# --- at every moment -------------------------------------------------------------------------------------------
+
+
+def unsafe(world: World) -> Iterator[str]:
+    """Yield what must never be, however bad the world is."""
+    yield from _over_capacity(world)
+    yield from _addresses_of_two(world)
+    yield from _subnets_of_two(world)
+    if world.root.tier is not None and not world.user.waiting:
+        yield from world.user.check(world.root.tier.state)
+
+
+def _over_capacity(world: World) -> Iterator[str]:
+    used: defaultdict[str, Resources] = defaultdict(Resources)
+    for worker, seen in world.containers():
+        used[worker.name] += spec_of(seen).resources
+    for name, resources in used.items():
+        has = overcommitted(world.workers[name].machine.offered.resources, world.vcpu_overcommit)
+        if resources.memory_mib > has.memory_mib or resources.vcpus > has.vcpus:
+            yield f"{name} has {has.memory_mib} MiB and {has.vcpus} vCPUs to give, and holds {resources}"
+
+
+def _addresses_of_two(world: World) -> Iterator[str]:
+    owners: dict[InstanceAddress, Slot] = {}
+    for worker, seen in world.containers():
+        address = msgspec.json.decode(seen.labels[ADDRESS_LABEL], type=InstanceAddress)
+        slot = key_of(seen).slot
+        if owners.setdefault(address, slot) != slot:
+            yield f"{address.v4} is the address of {owners[address]} and, on {worker.name}, of {slot}"
+    namespaces: dict[InstanceAddress, str] = {}
+    for worker in world.workers.values():
+        for number, endpoint in sorted(worker.kept.kernel.attached.items()):
+            owner = f"{worker.name}/{number}"
+            if namespaces.setdefault(endpoint.namespace, owner) != owner:
+                yield f"{endpoint.namespace.v4} is attached to {namespaces[endpoint.namespace]} and {owner}"
+    if world.root.tier is not None:
+        given = Counter(
+            address
+            for address in [record.address.v4 for record in world.root.tier.state.slots.values()]
+            + [
+                text
+                for service in world.root.tier.state.services.values()
+                for text in (service.spec.addresses.round_robin_v4, service.spec.addresses.closest_v4)
+            ]
+        )
+        yield from (
+            f"root gave {address} away {count} times" for address, count in given.items() if count > 1
+        )
+
+
+def _subnets_of_two(world: World) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for worker in world.workers.values():
+        for subnet in worker.tier.desired.subnets if worker.tier is not None else ():
+            if owners.setdefault(subnet.v4, worker.name) != worker.name:
+                yield f"{subnet.v4} belongs to {owners[subnet.v4]} and {worker.name}"
+
+
+class Watch:
+    """Sees what only a look at two moments can tell: that nothing went backwards."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._orders: dict[Slot, tuple[int, ...]] = {}
+        self._seen: dict[tuple[str, int], str] = {}
+
+    def look(self) -> Iterator[str]:
+        """Yield what is wrong now; put what changed on the machines into the story."""
+        yield from unsafe(self._world)
+        yield from self._backwards()
+        self._tell()
+
+    def _backwards(self) -> Iterator[str]:
+        if self._world.root.tier is None:
+            return
+        for record in self._world.root.tier.state.slots.values():
+            now = (
+                record.placement,
+                record.status_store,
+                *(order(record.status) if record.status else ()),
+            )
+            before = self._orders.get(record.slot, ())
+            if now < before:
+                yield f"the status of {record.slot} went back from {before} to {now}"
+            self._orders[record.slot] = now
+
+    def _tell(self) -> None:
+        now = {
+            (worker.name, seen.number): f"{_short(key_of(seen))} {seen.state.value} {seen.pid}"
+            for worker, seen in self._world.containers()
+        }
+        for (name, number), text in now.items():
+            if self._seen.get((name, number)) != text:
+                self._world.say(f"{name}/{number} {text}")
+        for name, number in self._seen.keys() - now.keys():
+            self._world.say(f"{name}/{number} is gone")
+        self._seen = now
+
+
+def _short(key: InstanceKey) -> str:
+    return f"{key.service[:6]}.{key.number} p{key.placement} a{key.attempt}"
+
+
+# --- once all had time to heal ----------------------------------------------------------------------------------
+
+
+def unsettled(world: World) -> Iterator[str]:
+    """Yield what is not yet as it should be on the machines that are alive."""
+    root = world.root.tier
+    if root is None:
+        yield "root is not up"
+        return
+    yield from _tombstones(world)
+    rightful: dict[str, set[InstanceKey]] = {name: set() for name, w in world.workers.items() if w.alive}
+    for slot in sorted(world.user.wanted()):
+        record = root.state.slots.get(slot_key(slot))
+        if record is None:
+            yield f"root forgot {slot}"
+            continue
+        place = _place(world, record)
+        if isinstance(place, tuple):
+            worker, key = place
+            rightful[worker.name].add(key)
+            yield from _runs(world, worker, key, record)
+        elif place:
+            yield place
+    for name, keys in rightful.items():
+        yield from _nothing_else(world.workers[name], keys)
+        yield from _routes(world, world.workers[name])
+
+
+def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | str:
+    """Return where a slot is, or what is wrong with its being nowhere: nothing if it fits nowhere."""
+    cluster = world.cluster_of(record.cluster) if record.cluster else None
+    if cluster is not None and cluster.tier is not None:
+        held = cluster.tier.state.slots.get(cluster_slot_key(record.slot))
+        if held is None or held.placed.placement != record.placement:
+            return f"{cluster.name} does not have {record.slot} as root placed it"
+        worker = world.worker_of(held.worker) if held.worker else None
+        if worker is not None and worker.alive:
+            return worker, held.key
+        if worker is not None:
+            return f"{record.slot} is on {worker.name}, which is dead"
+        if not held.reason:
+            return f"{record.slot} waits in {cluster.name} without a reason"
+    elif cluster is not None:
+        return f"{record.slot} is in {cluster.name}, which is dead"
+    if not record.reason:
+        return f"{record.slot} waits without a reason"
+    assert world.root.tier is not None, "asked only when root is up"
+    spec = world.root.tier.state.services[record.slot.service].spec
+    fits = [worker.name for worker in world.workers.values() if worker.alive and _fits(world, worker, spec)]
+    if fits:
+        return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"
+    return ""
+
+
+def _fits(world: World, worker: WorkerHost, spec: ServiceSpec) -> bool:
+    there = [spec_of(seen) for _, seen in sorted(worker.kept.containers.containers.items())]
+    if worker.tier is not None:
+        there = [instance.spec for instance in worker.tier.desired.instances]
+    total = overcommitted(worker.machine.offered.resources, world.vcpu_overcommit)
+    candidate = WorkerCandidate(
+        id=worker.id,
+        name=worker.name,
+        capacity=worker.machine.offered,
+        free=total - sum((other.resources for other in there), Resources()),
+        total=total,
+        ports_taken=frozenset(
+            (port.protocol.value, port.host_port) for other in there for port in other.ports
+        ),
+        instances=len(there),
+    )
+    return isinstance(choose_worker(Request.of(spec), [candidate]), Choice)
+
+
+def _runs(world: World, worker: WorkerHost, key: InstanceKey, record: SlotRecord) -> Iterator[str]:
+    instance = next(
+        (one for one in (worker.tier.desired.instances if worker.tier else ()) if one.key == key), None
+    )
+    if instance is None:
+        yield f"{worker.name} was not told of {_short(key)}"
+        return
+    status = record.status
+    if instance.outcome is not None:
+        if status is None or status.phase is not instance.outcome.phase:
+            yield f"root says {status.phase.name if status else 'nothing'} of {_short(key)}, it is over"
+        return
+    seen = worker.kept.containers.containers.get(instance.number)
+    if seen is None or seen.state is not ContainerState.RUNNING or key_of(seen) != key:
+        yield f"{_short(key)} does not run on {worker.name}: {seen.state.value if seen else 'nothing there'}"
+        return
+    if status is None or status.key != key or status.phase is not Phase.RUNNING or not status.ready:
+        yield f"root says of {_short(key)}, which runs: {status}"
+    elif status.worker != worker.id or status.namespace != _attached(worker, instance.number):
+        yield f"root says that {_short(key)} is elsewhere: {status}"
+
+
+def _attached(worker: WorkerHost, number: int) -> InstanceAddress | None:
+    endpoint = worker.kept.kernel.attached.get(number)
+    return endpoint.namespace if endpoint else None
+
+
+def _nothing_else(worker: WorkerHost, rightful: set[InstanceKey]) -> Iterator[str]:
+    if worker.tier is None:
+        yield f"{worker.name} is not up"
+        return
+    desired = worker.tier.desired
+    yield from (
+        f"{worker.name} still keeps {_short(instance.key)}"
+        for instance in desired.instances
+        if instance.key not in rightful
+    )
+    numbers = {instance.number for instance in desired.instances if instance.outcome is None}
+    containers = worker.kept.containers
+    for number, seen in sorted(containers.containers.items()):
+        if number not in numbers:
+            yield f"{worker.name} has a container nobody wants: {_short(key_of(seen))}"
+    for number in sorted(worker.kept.kernel.attached.keys() - numbers):
+        yield f"{worker.name} has a namespace nobody wants: {number}"
+    for number in sorted(containers.logs.keys() - desired.by_number.keys()):
+        yield f"{worker.name} has a log nobody wants: {number}"
+
+
+def _routes(world: World, worker: WorkerHost) -> Iterator[str]:
+    """Every service address leads to all the ready instances that are alive, one per slot, and to nothing else."""
+    root = world.root.tier
+    if root is None or worker.tier is None or not worker.tier.desired.instances:
+        return
+    ready: defaultdict[str, dict[int, InstanceAddress]] = defaultdict(dict)
+    for record in root.state.slots.values():
+        status = record.status
+        if status is not None and status.ready and record.wanted:
+            ready[record.slot.service][record.slot.number] = status.namespace
+    for route in worker.kept.kernel.overlay.routes:
+        wanted = set(ready[route.service].values())
+        if route.kind.value == "instance":
+            continue
+        leads_to = [backend.address for backend in route.backends]
+        if len(leads_to) != len(set(leads_to)) or set(leads_to) != wanted:
+            yield (
+                f"on {worker.name} {route.address.v4} leads to {[address.v4 for address in leads_to]}, "
+                f"ready are {sorted(address.v4 for address in wanted)}"
+            )
+
+
+def _tombstones(world: World) -> Iterator[str]:
+    """What nobody wants is forgotten everywhere, unless only a dead machine could say that it is gone."""
+    root = world.root.tier
+    assert root is not None, "asked only when root is up"
+    held = set()
+    for cluster in world.clusters.values():
+        if cluster.tier is None:
+            continue
+        for withdrawal in cluster.tier.state.withdrawals.values():
+            worker = world.worker_of(withdrawal.worker)
+            if worker is not None and not worker.alive:
+                held.add(withdrawal.key.placed)
+            else:
+                yield f"{cluster.name} still withdraws {_short(withdrawal.key)}"
+    for gone in root.state.withdrawals.values():
+        host = world.cluster_of(gone.cluster)
+        if gone.placed not in held and host is not None and host.alive:
+            yield f"root still withdraws {gone.placed} from {host.name}"
+    waiting = {gone.placed.slot for gone in root.state.withdrawals.values()}
+    for record in root.state.slots.values():
+        if not record.wanted and record.slot not in waiting:
+            yield f"root keeps the tombstone of {record.slot}"
+    kept = {record.slot.service for record in root.state.slots.values()}
+    for service in root.state.services.values():
+        if service.deleted and service.spec.id not in kept:
+            yield f"root keeps the tombstone of {service.spec.name}"

@@ -1,0 +1,351 @@
+"""The machines of a simulated fleet, each with a production tier on it and fakes for everything below.
+
+What a machine keeps when its processes die (disk, containers, kernel) is here; the tier is made anew at every start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from random import Random
+from typing import Protocol
+
+from oakestra.cluster.tier import Cluster
+from oakestra.cluster.tier import Tuning as ClusterTuning
+from oakestra.control.clock import LoopClock
+from oakestra.control.entropy import Entropy
+from oakestra.model.container import ContainerState
+from oakestra.model.errors import Unavailable
+from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.model.machine import Capacity, MachineUsage
+from oakestra.network.fake import FakeKernel, FakeNetwork
+from oakestra.root.operations import Operations
+from oakestra.root.tier import Root
+from oakestra.root.tier import Tuning as RootTuning
+from oakestra.runtime.fake import FakeHost, FakeRuntime
+from oakestra.simulation.faults import Faults
+from oakestra.simulation.process import Process
+from oakestra.store.fake import Disk, FakeCell, FakeStore
+from oakestra.store.sqlite import SCHEMAS
+from oakestra.transport import Link
+from oakestra.transport.fake import FakeHub
+from oakestra.wire.native import (
+    ClusterJoined,
+    JoinCluster,
+    JoinWorker,
+    WorkerJoined,
+    decode,
+    encode,
+)
+from oakestra.worker.tier import Worker
+
+ROOT = "root"
+JOIN_EVERY_S = 2.0
+CALL_MAX_S = 0.2
+"""How long a request to another machine takes at most, there and back, when it is answered."""
+STOP_GRACE_S = 5.0
+
+
+class Fleet(Protocol):
+    """What a machine needs of the world around it."""
+
+    hub: FakeHub
+    entropy: Entropy
+    faults: Faults
+    group: asyncio.TaskGroup
+
+    def say(self, text: str) -> None:
+        """Put a line into the story."""
+
+    def complain(self, text: str) -> None:
+        """Report something that must never happen."""
+
+    def reaches(self, a: str, b: str) -> bool:
+        """Tell whether a connection between two machines works now, both ways."""
+
+
+class Host:
+    """A machine with one tier on it."""
+
+    def __init__(self, fleet: Fleet, name: str, *, address: str) -> None:
+        self.fleet = fleet
+        self.name = name
+        self.address = address
+        """What its links are called."""
+        self.clock = LoopClock()
+        self.starts = 0
+        self.process = Process(name, self._main, group=fleet.group, complain=fleet.complain)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.alive
+
+    def start(self) -> None:
+        """Start the tier, if it does not run."""
+        self.process.start()
+
+    async def kill(self) -> None:
+        """Kill the tier's process: nothing reaches it any more, and nothing it was about to do is done."""
+        self.fleet.hub.remove(self.address)
+        await self.process.kill()
+
+    async def _main(self) -> None:
+        self.starts += 1
+        await self._run()
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+    def chance(self, purpose: str) -> Random:
+        """Return a source of randomness of this machine, another at each start."""
+        return self.fleet.entropy.stream(f"{self.name} {purpose} {self.starts}")
+
+
+class RootHost(Host):
+    """Root's machine."""
+
+    def __init__(self, fleet: Fleet, tuning: RootTuning) -> None:
+        super().__init__(fleet, ROOT, address=ROOT)
+        self.disk = Disk({table: {} for table in schema_tables("root")}, epoch=1)
+        self.tier: Root | None = None
+        self.operations: Operations | None = None
+        self._tuning = tuning
+
+    async def _run(self) -> None:
+        store = FakeStore(
+            (), disk=self.disk, flush_s=self.fleet.faults.flush_max_s, random=self.chance("disk")
+        )
+        link = self.fleet.hub.link(ROOT, parent=None)
+        tier = Root(store, link, clock=self.clock, ids=self.chance("ids"), tuning=self._tuning)
+        self.operations = Operations(
+            tier.state, clock=self.clock, random=self.chance("services"), wake=tier.wake
+        )
+        self.tier = tier
+        try:
+            await tier.run()
+        finally:
+            self.tier = self.operations = None
+
+
+class ClusterHost(Host):
+    """A cluster's machine."""
+
+    def __init__(self, fleet: Fleet, name: str, root: RootHost, tuning: ClusterTuning) -> None:
+        self.id = ClusterId(_id_of(name))
+        super().__init__(fleet, name, address=self.id)
+        self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=1)
+        self.new_store = True
+        self.tier: Cluster | None = None
+        self._root = root
+        self._tuning = tuning
+
+    def lose_store(self) -> None:
+        """Let its records be gone, as after a new disk. Only while its process is dead."""
+        assert not self.alive, "a process keeps its file open"
+        self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=self.disk.epoch + 1)
+        self.new_store = True
+
+    async def _run(self) -> None:
+        store = FakeStore(
+            (), disk=self.disk, flush_s=self.fleet.faults.flush_max_s, random=self.chance("disk")
+        )
+        tier = Cluster(
+            store,
+            self.fleet.hub.link(self.address, parent=ROOT),
+            self.fleet.hub.link(self.address, parent=None),
+            name=self.name,
+            mqtt_port=10003,
+            new_store=self.new_store,
+            clock=self.clock,
+            ids=self.chance("ids"),
+            tuning=self._tuning,
+        )
+        self.new_store = False
+        self.tier = tier
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(tier.run())
+                group.create_task(self._belong_to_root(tier))
+        finally:
+            self.tier = None
+
+    async def _belong_to_root(self, tier: Cluster) -> None:
+        """Do what the production link does: join whenever root does not know this cluster's key."""
+        random = self.chance("join")
+        while True:
+            root = self._root
+            if self.fleet.reaches(self.address, ROOT) and root.tier is not None:
+                if root.tier.identify(self.name) is None or not tier.id:
+                    await self._join(tier, random)
+            await asyncio.sleep(JOIN_EVERY_S)
+
+    async def _join(self, tier: Cluster, random: Random) -> None:
+        await asyncio.sleep(random.uniform(0, CALL_MAX_S))
+        root = self._root
+        if root.tier is None or not self.fleet.reaches(self.address, ROOT):
+            return
+        request = JoinCluster(
+            key=self.name, name=self.name, id=tier.id or self.id, subnet_lease=tier.subnet_lease
+        )
+        try:
+            answer = await root.process.call(root.tier.join(encode(request), self.name))
+        except Unavailable:
+            return
+        if self.fleet.reaches(self.address, ROOT):
+            tier.joined(decode(answer, ClusterJoined))
+
+
+@dataclass(slots=True)
+class FakeMachine:
+    """Implements `Machine`: has what it is said to have."""
+
+    offered: Capacity
+
+    def capacity(self) -> Capacity:
+        return self.offered
+
+    def usage(self) -> MachineUsage:
+        return MachineUsage(cpu_ratio=0.1, memory_ratio=0.1, memory_available_mib=100, disk_ratio=0.1)
+
+
+class WatchedRuntime(FakeRuntime):
+    """A runtime that tells whenever the agent ends a process that runs."""
+
+    stopping: Callable[[int], None] = staticmethod(lambda number: None)
+
+    async def stop(self, number: int, *, grace_s: float) -> None:
+        seen = self.host.containers.get(number)
+        if seen is not None and seen.state is ContainerState.RUNNING:
+            self.stopping(number)
+        await super().stop(number, grace_s=grace_s)
+
+
+@dataclass(slots=True)
+class Belongings:
+    """What a worker's machine keeps when its agent dies."""
+
+    containers: FakeHost = field(default_factory=FakeHost)
+    kernel: FakeKernel = field(default_factory=FakeKernel)
+    cell: FakeCell = field(default_factory=FakeCell)
+
+
+class WorkerHost(Host):
+    """A worker's machine."""
+
+    def __init__(
+        self, fleet: Fleet, name: str, cluster: ClusterHost, capacity: Capacity, *, resync_s: float
+    ) -> None:
+        self.id = WorkerId(_id_of(name))
+        super().__init__(fleet, name, address=self.id)
+        self.cluster = cluster
+        self.machine = FakeMachine(capacity)
+        self.kept = Belongings()
+        self.powered = True
+        self.tier: Worker | None = None
+        self.runtime: WatchedRuntime | None = None
+        self.network: FakeNetwork | None = None
+        self._resync_s = resync_s
+
+    async def power_off(self) -> None:
+        """Let the machine lose power: processes and the kernel's state are gone, the disk stays."""
+        await self.kill()
+        self.powered = False
+        self.kept.containers.power_cut(now_s=self.clock.wall_s())
+        self.kept.kernel = FakeKernel(ports_taken=self.kept.kernel.ports_taken)
+
+    def start(self) -> None:
+        self.powered = True
+        super().start()
+
+    def lose_state(self) -> None:
+        """Let the agent's file be gone. Only while its process is dead."""
+        assert not self.alive, "a process has read its file"
+        self.kept.cell = FakeCell(flush_s=self.kept.cell.flush_s)
+
+    async def _run(self) -> None:
+        faults = self.fleet.faults
+        self.kept.cell.flush_s = self.chance("cell").uniform(0, faults.flush_max_s)
+        self.runtime = WatchedRuntime(self.kept.containers, clock=self.clock, random=self.chance("runtime"))
+        self.network = FakeNetwork(self.kept.kernel, random=self.chance("network"))
+        self.suffer(faults)
+        tier = Worker(
+            self.kept.cell,
+            self.runtime,
+            self.network,
+            self.machine,
+            join=self._join,
+            connect=self._connect,
+            request=JoinWorker(
+                key=self.name, name=self.name, capacity=self.machine.capacity(), id=self.id, host=self.name
+            ),
+            underlay_v4="192.0.2.1",
+            clock=self.clock,
+            resync_s=self._resync_s,
+            stop_grace_s=STOP_GRACE_S,
+        )
+        self.tier = tier
+        self.runtime.stopping = self._stopping
+        try:
+            await tier.run()
+        finally:
+            self.tier = self.runtime = self.network = None
+
+    def end(self, number: int, exit_code: int) -> None:
+        """Let an instance's process end by itself; an agent that is there is told."""
+        if self.runtime is not None:
+            self.runtime.exit(number, exit_code)
+        else:
+            self.kept.containers.end(number, exit_code, now_s=self.clock.wall_s())
+
+    def suffer(self, faults: Faults) -> None:
+        """Let runtime and kernel be as bad as these faults say."""
+        if self.runtime is not None and self.network is not None:
+            self.runtime.failure_ratio = faults.step_failure_ratio
+            self.runtime.latency_s = faults.step_max_s
+            self.runtime.pull_s = faults.pull_max_s
+            self.network.failure_ratio = faults.network_failure_ratio
+            self.network.latency_s = faults.step_max_s
+
+    async def _join(self, request: JoinWorker) -> WorkerJoined:
+        random = self.chance(f"join {asyncio.get_running_loop().time()}")
+        await asyncio.sleep(random.uniform(0, CALL_MAX_S))
+        cluster = self.cluster
+        if cluster.tier is None or not self.fleet.reaches(self.address, cluster.address):
+            raise Unavailable(f"{cluster.name} does not answer")
+        request = decode(encode(request), JoinWorker)
+        answer = await cluster.process.call(cluster.tier.join(request, peer=self.name))
+        if not self.fleet.reaches(self.address, cluster.address):
+            raise Unavailable(f"the answer of {cluster.name} did not arrive")
+        return decode(encode(answer), WorkerJoined)
+
+    def _connect(self, joined: WorkerJoined) -> Link:
+        if joined.id != self.address:
+            self.fleet.complain(f"{self.name} was given another id: {joined.id}")
+        return self.fleet.hub.link(joined.id, parent=self.cluster.address)
+
+    def _stopping(self, number: int) -> None:
+        """A process that runs may be ended only if its instance is withdrawn, or is to be made anew."""
+        assert self.tier is not None, "its agent stops it"
+        instance = self.tier.desired.by_number.get(number)
+        seen = self.kept.containers.containers[number]
+        self.fleet.say(f"{self.name} stops {number}")
+        if instance is None or instance.withdrawn or instance.outcome is not None:
+            return
+        same_run = seen.labels.get("oakestra.restart") == str(instance.restart)
+        if same_run and number in self.kept.kernel.attached:
+            self.fleet.complain(f"{self.name} stopped {instance.key}, which is wanted and was well")
+
+
+def schema_tables(schema: str) -> tuple[str, ...]:
+    """Return the names of a schema's tables."""
+    folder = resources.files("oakestra.store") / "schema"
+    scripts = [(folder / name).read_text() for name in SCHEMAS[schema]]
+    return tuple(name for script in scripts for name in re.findall(r"CREATE TABLE (\w+)", script))
+
+
+def _id_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:24]

@@ -1,0 +1,177 @@
+"""Play one seed: a fleet, a while of chaos, healing of a part of it, and what the checkers say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from random import Random
+
+from oakestra.control.entropy import Entropy
+from oakestra.simulation import virtual_time
+from oakestra.simulation.chaos import Chaos
+from oakestra.simulation.checkers import Watch, unsettled
+from oakestra.simulation.faults import draw_faults
+from oakestra.simulation.world import Shape, World, machine
+
+CHAOS_S = 180.0
+SETTLED_AFTER_S = 180.0
+"""What is healed must be as it should be by then: 40 s until a worker that heard nothing joins again, 60 s of back-off."""
+LOOK_EVERY_S = 1.0
+QUIET_S = 30.0
+"""So long it must then stay as it should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """How a seed went."""
+
+    seed: int
+    wrong: tuple[str, ...]
+    """What the checkers found; empty when all is well."""
+    digest: str
+    """Of the whole story: the same seed gives the same one, in any process."""
+    story: tuple[str, ...]
+    settled_s: float
+    """How long after healing everything was as it should be."""
+
+
+def play(seed: int) -> Played:
+    """Play a seed to its end, in virtual time."""
+    return virtual_time.run(_play(seed))
+
+
+def draw_shape(random: Random) -> Shape:
+    """Return a small fleet of unequal machines."""
+    return Shape(
+        clusters=tuple(
+            tuple(
+                machine(
+                    memory_mib=random.choice([300, 700, 1200, 2500]),
+                    vcpus=random.choice([1, 2, 4]),
+                    architecture=random.choice(["amd64", "amd64", "arm64"]),
+                )
+                for _ in range(random.randint(1, 6))
+            )
+            for _ in range(random.randint(1, 3))
+        )
+    )
+
+
+async def _play(seed: int) -> Played:
+    entropy = Entropy(seed)
+    settled_s = float("inf")
+    async with asyncio.TaskGroup() as group:
+        world = World(seed, draw_shape(entropy.stream("shape")), group=group, vcpu_overcommit=2.0)
+        with _heard(world):
+            world.start()
+            watching = group.create_task(_watch(world))
+            using = group.create_task(_use(world, entropy.stream("user's pace")))
+            chaos = Chaos(world, draw_faults(entropy.stream("faults")), random=entropy.stream("chaos"))
+            await asyncio.sleep(10.0)
+            await chaos.rage(CHAOS_S)
+            using.cancel()
+            await asyncio.wait({using})
+            await chaos.heal(_doomed(world, entropy.stream("doom")))
+            settled_s = await _settle(world)
+            if not world.complaints:
+                await _restart_everything(world, entropy.stream("restarts"))
+            watching.cancel()
+            for host in world.hosts.values():
+                await host.kill()
+    return Played(
+        seed=seed,
+        wrong=tuple(world.complaints),
+        digest=world.digest,
+        story=tuple(world.story),
+        settled_s=settled_s,
+    )
+
+
+def _doomed(world: World, random: Random) -> set[str]:
+    """Return the machines that stay dead: any worker may, but not all."""
+    doomed = {name for name in world.workers if random.random() < 0.3}  # noqa: PLR2004 - a third
+    if doomed == set(world.workers):
+        doomed.remove(min(doomed))
+    return doomed
+
+
+async def _use(world: World, random: Random) -> None:
+    while True:
+        await asyncio.sleep(random.expovariate(1 / 8.0))
+        await world.user.act()
+
+
+async def _watch(world: World) -> None:
+    watch = Watch(world)
+    said: set[str] = set()
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        for wrong in watch.look():
+            if wrong not in said:
+                said.add(wrong)
+                world.complain(wrong)
+
+
+async def _settle(world: World) -> float:
+    """Wait until all is as it should be, and see that it stays so; return how long it took."""
+    world.say("healed")
+    healed_s = world.now_s
+    while wrong := tuple(unsettled(world)):
+        if world.now_s - healed_s >= SETTLED_AFTER_S:
+            for sentence in wrong:
+                world.complain(f"not settled: {sentence}")
+            return float("inf")
+        await asyncio.sleep(LOOK_EVERY_S * 2)
+    settled_s = world.now_s - healed_s
+    world.say("settled")
+    await asyncio.sleep(QUIET_S)
+    for sentence in unsettled(world):
+        world.complain(f"not settled any more: {sentence}")
+    return settled_s
+
+
+async def _restart_everything(world: World, random: Random) -> None:
+    """Kill every tier that is alive, in any order: no container may notice."""
+    before = _pids(world)
+    alive = [host for host in world.hosts.values() if host.alive]
+    random.shuffle(alive)
+    for host in alive:
+        world.say(f"crash {host.name}")
+        await host.kill()
+        await asyncio.sleep(random.uniform(0, 3.0))
+        host.start()
+    await asyncio.sleep(QUIET_S)
+    after = _pids(world)
+    for place in sorted(before.keys() | after.keys()):
+        if before.get(place) != after.get(place):
+            world.complain(
+                f"restarting the tiers changed {place}: {before.get(place)} became {after.get(place)}"
+            )
+    for sentence in unsettled(world):
+        world.complain(f"not settled after all tiers restarted: {sentence}")
+
+
+def _pids(world: World) -> dict[tuple[str, int], int]:
+    return {(worker.name, seen.number): seen.pid for worker, seen in world.containers()}
+
+
+@contextmanager
+def _heard(world: World) -> Iterator[None]:
+    """Let what the tiers log as their own bug count as wrong."""
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info:
+                world.complain(f"{record.name}: {self.format(record)}")
+
+    logger, ear = logging.getLogger("oakestra"), Ear(logging.ERROR)
+    logger.addHandler(ear)
+    propagates, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(ear)
+        logger.propagate = propagates

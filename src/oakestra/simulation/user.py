@@ -1,0 +1,216 @@
+"""Somebody who uses the fleet, and remembers what root acknowledged: the truth that nothing may lose."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from oakestra.model.errors import OakestraError, Unavailable
+from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
+from oakestra.model.instance import Slot
+from oakestra.root.operations import Operations
+from oakestra.root.state import ApplicationRecord, RootState
+from oakestra.root.users.access import ADMIN, Principal
+from oakestra.simulation.hosts import RootHost
+from oakestra.wire.sla import parse_sla
+
+ADMINISTRATOR = Principal(
+    user=UserId("1" * 24),
+    name=ADMIN,
+    organization=OrganizationId("2" * 24),
+    roles=frozenset({ADMIN}),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Believed:
+    """What was acknowledged about one service."""
+
+    id: ServiceId
+    application: ApplicationId
+    name: str
+    slots: set[int] = field(default_factory=set)
+    deleted: bool = False
+    doubtful: bool = False
+    """The last request about it got no answer, so both its outcomes are right until root is asked."""
+
+
+class User:
+    """Asks root for things, one at a time."""
+
+    def __init__(self, root: RootHost, *, random: Random, say: Callable[[str], None]) -> None:
+        self.services: dict[ServiceId, Believed] = {}
+        self.waiting = False
+        """For an answer: until it comes, root may already do what nobody was told yet."""
+        self._root = root
+        self._random = random
+        self._say = say
+        self._applications = 0
+        self._doubtful_names: set[str] = set()
+
+    async def act(self) -> None:
+        """Do something that users do."""
+        here = sorted(service.id for service in self.services.values() if not service.deleted)
+        chosen = self._random.random()
+        if not here or chosen < 0.2:  # noqa: PLR2004 - how often users do what
+            await self.create(self._sla())
+            return
+        service = self._random.choice(here)
+        if chosen < 0.7:  # noqa: PLR2004
+            await self.scale(service, self._random.randrange(6))
+        elif chosen < 0.9:  # noqa: PLR2004
+            await self.undeploy_one(service)
+        else:
+            await self.delete(service)
+
+    async def create(self, sla: dict[str, Any]) -> None:
+        """Create the applications of an SLA."""
+        names = {application["application_name"] for application in sla["applications"]}
+        self._say(f"user creates {' '.join(sorted(names))}")
+        created: list[ApplicationRecord] | None = await self._ask(
+            lambda root: root.create_applications(ADMINISTRATOR, parse_sla(sla))
+        )
+        if created is None:
+            self._doubtful_names |= names
+            return
+        for application in created:
+            self._learn(application)
+
+    async def scale(self, id: ServiceId, instances: int) -> None:
+        """Ask for so many instances of a service."""
+        service = self.services[id]
+        self._say(f"user scales {service.name} to {instances}")
+        slots: tuple[Slot, ...] | None = await self._ask_about(
+            service, lambda root: root.scale(ADMINISTRATOR, id, instances)
+        )
+        if slots is not None:
+            service.slots = {slot.number for slot in slots}
+
+    async def undeploy_one(self, id: ServiceId) -> None:
+        """Take one instance of a service away."""
+        service = self.services[id]
+        if not service.slots:
+            return
+        number = self._random.choice(sorted(service.slots))
+        self._say(f"user removes {service.name}.{number}")
+        if await self._ask_about(service, lambda root: root.undeploy(ADMINISTRATOR, id, number)) is not None:
+            service.slots.discard(number)
+
+    async def delete(self, id: ServiceId) -> None:
+        """Delete a service, or its whole application."""
+        whole = self._random.random() < 0.5  # noqa: PLR2004 - half of the time
+        chosen = self.services[id]
+        gone = [
+            service
+            for service in self.services.values()
+            if service is chosen or (whole and service.application == chosen.application)
+        ]
+        self._say(f"user deletes {' '.join(service.name for service in gone)}")
+
+        async def ask(root: Operations) -> bool:
+            if whole:
+                await root.delete_application(ADMINISTRATOR, chosen.application)
+            else:
+                await root.delete_service(ADMINISTRATOR, id)
+            return True
+
+        answer = await self._ask(ask)
+        for service in gone:
+            service.doubtful |= answer is None
+            service.deleted = service.deleted or answer is not None
+            if answer is not None:
+                service.slots = set()
+
+    def check(self, state: RootState) -> list[str]:
+        """Return what root lost or made up of what it had acknowledged; what was doubtful is settled by looking."""
+        self._settle(state)
+        wrong: list[str] = []
+        for service in self.services.values():
+            record = state.services.get(service.id)
+            slots = {slot.slot.number for slot in state.slots_of(service.id) if slot.wanted}
+            deleted = record is None or record.deleted
+            if deleted != service.deleted:
+                wrong.append(f"{service.name} is {'deleted' if deleted else 'there'}, against what root said")
+            elif slots != service.slots:
+                wrong.append(
+                    f"{service.name} has slots {sorted(slots)}, root had said {sorted(service.slots)}"
+                )
+        return wrong
+
+    def wanted(self) -> set[Slot]:
+        """Return every slot that should run."""
+        return {Slot(service.id, number) for service in self.services.values() for number in service.slots}
+
+    def _settle(self, state: RootState) -> None:
+        for application in state.applications.values():
+            if application.application.name in self._doubtful_names:
+                self._learn(application)
+        self._doubtful_names.clear()
+        for service in self.services.values():
+            if service.doubtful:
+                record = state.services.get(service.id)
+                service.deleted = record is None or record.deleted
+                service.slots = {slot.slot.number for slot in state.slots_of(service.id) if slot.wanted}
+                service.doubtful = False
+
+    def _learn(self, application: ApplicationRecord) -> None:
+        name = application.application.name
+        for position, id in enumerate(application.services):
+            if id not in self.services:
+                self.services[id] = Believed(
+                    id=id, application=application.application.id, name=f"{name}.s{position}"
+                )
+
+    async def _ask_about(self, service: Believed, request: Callable[[Operations], Awaitable[Any]]) -> Any:
+        """Ask; return the answer (True if it is nothing), or None if there was none and the outcome is unknown."""
+        answer = await self._ask(request)
+        if answer is None:
+            service.doubtful = True
+        return answer
+
+    async def _ask(self, request: Callable[[Operations], Awaitable[Any]]) -> Any:
+        async def asked() -> Any:
+            operations = self._root.operations
+            if operations is None:
+                raise Unavailable("root is not up")
+            answer = await request(operations)
+            return True if answer is None else answer
+
+        self.waiting = True
+        try:
+            return await self._root.process.call(asked())
+        except OakestraError as error:
+            self._say(f"the user is told: {error}")
+            return None
+        finally:
+            self.waiting = False
+
+    def _sla(self) -> dict[str, Any]:
+        self._applications += 1
+        services = [self._microservice(position) for position in range(self._random.randint(1, 3))]
+        application = {
+            "application_name": f"app{self._applications}",
+            "application_namespace": "sim",
+            "microservices": services,
+        }
+        return {"sla_version": "v2.0", "customerID": ADMIN, "applications": [application]}
+
+    def _microservice(self, position: int) -> dict[str, Any]:
+        random = self._random
+        service: dict[str, Any] = {
+            "microservice_name": f"s{position}",
+            "microservice_namespace": "sim",
+            "virtualization": "container",
+            "code": f"docker.io/library/image{random.randrange(4)}:1",
+            "memory": random.choice([0, 64, 200, 500]),
+            "vcpus": random.choice([0, 1, 2]),
+        }
+        if random.random() < 0.2:  # noqa: PLR2004 - a few of each kind
+            service["port"] = f"{8000 + random.randrange(3)}:80"
+        if random.random() < 0.2:  # noqa: PLR2004
+            service["one_shot"] = True
+        if random.random() < 0.1:  # noqa: PLR2004
+            service["arch"] = ["arm64"]
+        return service
