@@ -42,6 +42,7 @@ COMMANDS = {
     "app": Command("create, list, show and delete applications", "oakestra.cli.app", aliases=("application",)),
     "service": Command("deploy, scale, inspect and delete services; read logs", "oakestra.cli.service"),
     "instance": Command("list instances", "oakestra.cli.instance"),
+    "exec": Command("run a command in an instance", "oakestra.cli.instance"),
     "explain": Command("tell why an instance is where it is, or nowhere", "oakestra.cli.explain"),
     "lab": Command("run a whole fleet on this machine, and break it", "oakestra.cli.lab"),
     "completion": Command("print a script that completes commands in your shell", "oakestra.cli.grammar.completion"),
@@ -102,6 +103,19 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **keys: Any) -> None:
         # without abbreviations, a new option breaks nobody's script
         super().__init__(**{"allow_abbrev": False, "formatter_class": _Help, **keys})
+
+    verbatim = ""
+    """What takes the words behind `--` exactly as they are; argparse would lose another `--` among them."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but for what is `verbatim`."""
+        words = list(args or ())
+        if not self.verbatim or "--" not in words:
+            return super().parse_known_args(args, namespace)
+        at = words.index("--")
+        found, unknown = super().parse_known_args(words[:at], namespace)
+        setattr(found, self.verbatim, words[at + 1 :])
+        return found, unknown
 
     def add_subparsers(self, **keys: Any) -> Any:
         """Expect one more word; without it, show what there is."""

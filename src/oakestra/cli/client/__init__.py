@@ -58,9 +58,10 @@ class Root:
         """Delete what is at `path`."""
         return self._decoded("DELETE", path, {})
 
-    def stream(self, path: str, *, endless: bool, **query: str) -> Iterator[bytes]:
-        """Yield what is at `path` as it comes; `endless` waits for more as long as it takes."""
-        response = self._ask("GET", path, query, b"", endless=endless)
+    def stream(self, path: str, *, endless: bool, body: object = _NO_BODY, **query: str) -> Iterator[bytes]:
+        """Yield what is at `path` as it comes, or is answered to `body`; `endless` waits as long as it takes."""
+        method, sent = ("GET", b"") if body is _NO_BODY else ("POST", json.dumps(body).encode())
+        response = self._ask(method, path, query, sent, endless=endless)
         try:
             while piece := response.read1(PIECE_BYTES):
                 yield piece
