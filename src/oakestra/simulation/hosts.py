@@ -41,6 +41,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
+from oakestra.worker.fake import FakeProber
 from oakestra.worker.tier import Worker
 
 ROOT = "root"
@@ -243,6 +244,8 @@ class WorkerHost(Host):
         super().__init__(fleet, name, address=self.id)
         self.cluster = cluster
         self.machine = FakeMachine(capacity)
+        self.prober = FakeProber()
+        """Says who is well; of services without a health check nobody asks it."""
         self.kept = Belongings()
         self.powered = True
         self.tier: Worker | None = None
@@ -286,6 +289,7 @@ class WorkerHost(Host):
             clock=self.clock,
             resync_s=self._resync_s,
             stop_grace_s=STOP_GRACE_S,
+            prober=self.prober,
         )
         self.tier = tier
         self.runtime.stopping = self._stopping
@@ -333,7 +337,7 @@ class WorkerHost(Host):
         instance = self.tier.desired.by_number.get(number)
         seen = self.kept.containers.containers[number]
         self.fleet.say(f"{self.name} stops {number}")
-        if instance is None or instance.withdrawn or instance.outcome is not None:
+        if instance is None or instance.withdrawn or instance.outcome is not None or instance.given_up:
             return
         same_run = seen.labels.get("oakestra.restart") == str(instance.restart)
         if same_run and number in self.kept.kernel.attached:
