@@ -75,7 +75,7 @@ def _style(format: str) -> Style:
 
 def _print(format: str, shown: Shown, style: Style) -> None:
     if format not in FOR_PEOPLE:
-        print(rendered(format, shown.document).rstrip("\n"))
+        print(rendered(format, shown.document))
         return
     text = shown.text(style)
     if text:
@@ -99,22 +99,25 @@ def _watch_on_screen(look: Callable[[], Shown], style: Style) -> None:
 
 def _watch_in_lines(format: str, look: Callable[[], Shown], style: Style) -> None:
     """Print whenever something is other than before: JSON one document a line, tables with a blank line between."""
-    before = ""
+    before, trouble = "", ""
     while True:
         try:
-            shown = look()
-            text = (
-                shown.text(style) if format in FOR_PEOPLE else rendered(format, shown.document, compact=True)
-            )
+            text, trouble = _line(format, look(), style), ""
         except Unavailable as error:
             text = before
-            print(f"oak: {error}", file=sys.stderr)
+            if str(error) != trouble:
+                trouble = str(error)
+                print(f"oak: {trouble}", file=sys.stderr)
         if text != before:
             if before and format != "json":
                 print("---" if format == "yaml" else "")
             print(text, flush=True)
             before = text
         time.sleep(WATCH_S)
+
+
+def _line(format: str, shown: Shown, style: Style) -> str:
+    return shown.text(style) if format in FOR_PEOPLE else rendered(format, shown.document, compact=True)
 
 
 def _yaml(document: object) -> str:
@@ -125,4 +128,4 @@ def _yaml(document: object) -> str:
             "-o yaml needs PyYAML, which is not installed: pip install pyyaml, or use -o json"
         ) from error
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return text
+    return text.rstrip("\n")
