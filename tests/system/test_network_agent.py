@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from network_bench import (
     Server,
     Worker,
     ask,
+    ask_often,
     fleet,
     semantic_address,
     service,
@@ -134,6 +137,30 @@ def test_connections_outlive_the_agent(pair: Pair) -> None:
             pair.w2.restart()
             stream.sendall(b"still there")
             assert stream.recv(100) == b"still there"
+
+
+def test_no_request_is_lost_while_agents_come_and_rules_change(pair: Pair) -> None:
+    """One after the other: agents that take over, and backends that come and go."""
+    answers: Counter[str] = Counter()
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            answers.update(ask_often(NEAR, "tcp", 10))
+
+    asking = threading.Thread(target=lambda: pair.client.do(keep_asking))
+    asking.start()
+    try:
+        for backends in ((pair.far,), (pair.near, pair.far), (pair.near,)) * 4:
+            pair.fleet.services = [service(1001, *backends)]
+            pair.w1.restart()
+            pair.tell()
+            before = answers.total()
+            until(lambda: answers.total() >= before + 20, "requests go on")  # noqa: B023
+    finally:
+        done.set()
+        asking.join()
+    assert set(answers) == {"near", "far"}, answers
 
 
 def test_a_new_agent_forgets_what_is_not_wanted_any_more(pair: Pair) -> None:

@@ -345,13 +345,10 @@ _CHAINS = """\
     meta l4proto udp reject with icmpx type port-unreachable
     reject with icmpx type host-unreachable
   }}
-  chain tunnelled {{
-    ip saddr @peers4 notrack accept
-    drop
-  }}
   chain raw_pre {{
     type filter hook prerouting priority raw; policy accept;
-    udp dport {port} fib daddr type local jump tunnelled
+    udp dport {port} ip saddr @peers4 notrack accept
+    udp dport {port} fib daddr type local drop
   }}
   chain raw_out {{
     type filter hook output priority raw; policy accept;
