@@ -68,7 +68,7 @@ class OneWorker:
         self._link.listen(self._heard, lambda peer, connected: self._send() if connected else None)
         self._task: asyncio.Task[None] | None = None
         self._assignment: WorkerAssignment | None = None
-        self.group.create_task(self._link.run())
+        self._connection = self.group.create_task(self._link.run())
 
     def assign(self, *specs: ServiceSpec) -> None:
         """Have one instance of each service run, and let all of them be behind `SERVICE_IP`."""
@@ -112,6 +112,10 @@ class OneWorker:
         self._task.cancel()
         await asyncio.wait({self._task})
         self.tier = None
+
+    def leave(self) -> None:
+        """Take the cluster away."""
+        self._connection.cancel()
 
     async def _live(self) -> None:
         runtime = self.runtime()
