@@ -184,6 +184,16 @@ def test_a_killed_up_is_completed_by_the_next_one(place: Place) -> None:
     assert [(host["host"], host["trouble"]) for host in hosts] == [("root", ""), ("c1", ""), ("w1", "")]
 
 
+def test_a_reboot_that_was_killed_is_made_good_by_up(place: Place) -> None:
+    """Wherever it stopped: with the supervisor held still, the host without a network, or its new boot unknown."""
+    words = ("lab", "up", "--name", NAME, "--clusters", "1", "--workers", "1")
+    place.oak(*words)
+    for kill_after_s in (0.16, 0.2, 0.24, 0.3):
+        place.oak("lab", "reboot", "--name", NAME, "w1", kill_after_s=kill_after_s, check=False)
+        place.oak(*words)
+        assert not [host for host in place.json("lab", "status", "--name", NAME) if host["trouble"]]
+
+
 def test_a_machine_that_rebooted_has_its_lab_back(place: Place) -> None:
     """Namespaces, processes and /run are gone; what is on disk is there. Then `up` is all it takes."""
     words = ("lab", "up", "--name", NAME, "--clusters", "1", "--workers", "1")
