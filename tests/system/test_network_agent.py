@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from oakestra.model.errors import Rejected, Unavailable
 from oakestra.model.service import PublishedPort, TransportProtocol
 from oakestra.network import Endpoint, Overlay, Publication
 from oakestra.network.names import Names
+from oakestra.network.netlink import NETFILTER, Netlink, conntrack
 from oakestra.network.plane import DRAIN_S
 
 pytestmark = pytest.mark.root
@@ -258,6 +260,31 @@ def is_reset(stream: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_an_older_kernel_is_asked_to_forget_one_connection_after_the_other(pair: Pair, role: str) -> None:
+    """It cannot be told to compare an address alone, so all are read and each is named."""
+    instance = pair.client if role == "client" else pair.near
+    direction = conntrack._TUPLE_ORIGINAL if role == "client" else conntrack._TUPLE_REPLY
+
+    def entries(netlink: Netlink) -> list[bytes | None]:
+        return [source for _, source in conntrack._entries(netlink, IPv4Address(0), direction)]
+
+    def forget() -> tuple[int, int, int]:
+        own = IPv4Address(instance.namespace.v4)
+        with contextlib.closing(Netlink(NETFILTER)) as netlink:
+            before = entries(netlink)
+            conntrack._forget_one_by_one(netlink, own, direction)
+            after = entries(netlink)
+            return before.count(own.packed), after.count(own.packed), len(after)
+
+    assert pair.works()
+    before, after, others = pair.w1.machine.do(forget)
+    assert before > 0
+    assert after == 0
+    if role == "server":
+        assert others > 0, "the client's call to the other machine stays"
 
 
 def test_connections_to_a_lost_machine_end_after_a_while(pair: Pair) -> None:

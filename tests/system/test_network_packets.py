@@ -209,6 +209,15 @@ def test_large_messages_arrive_whole(town: Town) -> None:
         assert town.client.do(repeat) == content
 
 
+def test_an_instance_that_calls_itself_is_not_redirected(town: Town) -> None:
+    """Its packets come back where they came from, which makes a router say so to it, and then say little else."""
+    for _ in range(3):
+        assert town.asks(address(SELF, "v4")).startswith("client")
+    table = town.w1.machine.do(lambda: Path("/proc/thread-self/net/snmp").read_text())
+    names, values = (line.split() for line in table.splitlines() if line.startswith("Icmp:"))
+    assert dict(zip(names, values, strict=True))["OutRedirects"] == "0"
+
+
 # --- outside ----------------------------------------------------------------------------------------------------------
 
 
