@@ -44,14 +44,16 @@ COMMANDS = {
     "instance": Command("list instances", "oakestra.cli.instance"),
     "exec": Command("run a command in an instance", "oakestra.cli.instance"),
     "explain": Command("tell why an instance is where it is, or nowhere", "oakestra.cli.explain"),
+    "doctor": Command("tell what is missing on this machine, what it means, and what to type", "oakestra.cli.doctor"),
     "lab": Command("run a whole fleet on this machine, and break it", "oakestra.cli.lab"),
+    "events": Command("tell what happened lately, and why", "oakestra.cli.events"),
     "completion": Command("print a script that completes commands in your shell", "oakestra.cli.grammar.completion"),
     "version": Command("tell the version of this command and of root", "oakestra.cli.version"),
     "complete": Command(
         "print what may come next (asked by shells)", "oakestra.cli.grammar.completion", hidden=True
     ),
     "supervise": Command(
-        "keep an installation's tiers running (started by `oak up`)", "oakestra.cli.supervise", hidden=True
+        "keep an installation's tiers running (started by `oak up`)", "oakestra.cli.keeping.supervise", hidden=True
     ),
 }  # fmt: skip
 
@@ -77,21 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser(words: Sequence[str] | None = None) -> Parser:
-    """Return a parser that knows every first word, and the rest of the one that was typed; None: of all."""
+    """Return a parser for what was typed: of its first word alone, or of every first word if that is none of them.
+
+    None: of every command, with all that may follow.
+    """
     oak = Parser(prog="oak", description="Run applications at the edge: root, cluster, worker.")
     oak.add_argument(
         "--version", action="version", version=f"oak {__version__}", help="show this command's version"
     )
     nouns = oak.add_subparsers(metavar="COMMAND", title="commands")
-    typed = next((word for word in words or () if not word.startswith("-")), "")
-    for name, command in COMMANDS.items():
-        meant = words is None or typed in (name, *command.aliases)
-        if command.hidden and typed != name:
-            continue
+    word = next((word for word in words or () if not word.startswith("-")), "")
+    typed = {name: command for name, command in COMMANDS.items() if word in (name, *command.aliases)}
+    visible = {name: command for name, command in COMMANDS.items() if not command.hidden}
+    for name, command in (typed or visible).items():
         noun = nouns.add_parser(
             name, help=command.summary, description=_sentence(command.summary), aliases=command.aliases
         )
-        if meant:
+        if typed or words is None:
             noun.set_defaults(command=name)
             import_module(command.module).build(noun)
     return oak
