@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from oakestra.cli import DONE, FAILED, readiness, tiers
-from oakestra.cli.keeping import Keeper, Seen, keeper_of
+from oakestra.cli import DONE, FAILED, tiers
+from oakestra.cli.keeping import Keeper, Seen, keeper_of, readiness
 from oakestra.cli.keeping.programs import TIERS, code_digest, programs
-from oakestra.cli.readiness import Check
+from oakestra.cli.keeping.readiness import Check
 from oakestra.control.installation import DEFAULT, Installation
 from oakestra.model.errors import Forbidden, Invalid, Unavailable
 
@@ -58,7 +58,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def up(args: argparse.Namespace) -> int:
     """Start the tiers and return when each of them is well."""
     home = Installation(args.installation)
-    known = _flags_of(home)
+    known = flags_of(home)
     named = args.tiers.split(",") if args.tiers else list(known) or TIERS
     unknown = sorted(set(named) - set(TIERS))
     if unknown:
@@ -88,7 +88,7 @@ def join(args: argparse.Namespace, tier: str) -> int:
     home = Installation(flags.setdefault("installation", DEFAULT))
     above = {"cluster": "root", "worker": "cluster"}[tier]
     flags[above] = getattr(args, above)
-    _start(home, {**_flags_of(home), tier: flags}, only=tier)
+    _start(home, {**flags_of(home), tier: flags}, only=tier)
     return DONE
 
 
@@ -114,7 +114,8 @@ def _start(home: Installation, flags: Mapping[str, dict[str, Any]], *, only: str
             until_well(readiness.check(tier, flags[tier]), keeper)
 
 
-def _flags_of(home: Installation) -> dict[str, dict[str, Any]]:
+def flags_of(home: Installation) -> dict[str, dict[str, Any]]:
+    """Return the settings that each tier of an installation was started with; nothing if there is none."""
     try:
         return dict(json.loads((home.state / "tiers.json").read_text()))
     except (OSError, ValueError):
@@ -147,7 +148,7 @@ def down(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise Forbidden("stopping an installation needs root rights; try again with sudo")
     home = Installation(args.installation)
-    flags = _flags_of(home)
+    flags = flags_of(home)
     for name in keeper_of(home).stop():
         print(f"  ✓ {name} had no supervisor and was stopped")
     for tier, trouble in _tear_down(flags):
@@ -207,7 +208,7 @@ def _remove_empty(home: Installation) -> None:
 def status(args: argparse.Namespace) -> int:
     """Tell how each tier is; exit with 1 if one of them is not well."""
     home = Installation(args.installation)
-    flags = _flags_of(home)
+    flags = flags_of(home)
     if not flags:
         print(f"nothing is installed as {home.name!r}; `sudo oak up` starts root, cluster and worker here")
         return FAILED

@@ -1,6 +1,6 @@
 """Who keeps an installation's programs running: systemd where it runs, our own supervisor elsewhere.
 
-What should run is a value (`programs`); a keeper makes it so. Knows nothing of whether a tier is well.
+What should run is a value (`programs`), a keeper makes it so, and `readiness` asks whether it is well.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from oakestra.cli import config, installation, readiness, tiers
+from oakestra.cli import config, installation, tiers
 from oakestra.cli.client import session
+from oakestra.cli.keeping import readiness
 from oakestra.cli.keeping.programs import FRUGAL, code_digest
 from oakestra.cli.keeping.supervised import Supervised
 from oakestra.control.installation import Installation
