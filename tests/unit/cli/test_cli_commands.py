@@ -14,6 +14,7 @@ import yaml
 
 from oak_command import Oak
 from oakestra import __version__
+from oakestra.cli.client import logs, waiting
 from oakestra.model.errors import Unavailable
 from oakestra.model.instance import Phase
 from root_api import RootApi
@@ -314,7 +315,10 @@ def test_waiting_for_a_whole_application(admin: Oak, root: ServedRoot, tmp_path:
     assert "start an instance" not in said.out
 
 
-def test_what_cannot_be_placed_is_exit_code_2(shop: Oak, root: ServedRoot) -> None:
+def test_what_cannot_be_placed_is_exit_code_2(
+    shop: Oak, root: ServedRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.0)
     id = id_of(root, "web")
     hopeless = whenever(
         root,
@@ -394,7 +398,10 @@ def test_reading_logs(shop: Oak, root: ServedRoot) -> None:
     assert shop.good("service", "logs", "web", "-n", "0") == ""
 
 
-def test_following_logs_begins_with_the_last_lines(shop: Oak, root: ServedRoot) -> None:
+def test_following_logs_begins_with_the_last_lines(
+    shop: Oak, root: ServedRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "QUIET_S", WITHIN_S)  # the end of the stream ends the waiting as well
     shop.good("service", "deploy", "web")
     run(root, "web")
     root.api.workers.pieces = (b"one\n", b"two\n")
