@@ -79,7 +79,7 @@ def _facts(found: Document) -> str:
             ("location", found["location"]),
             ("workers", f"{found['workers_live']} live of {found['workers']}"),
             ("instances", str(found["instances"])),
-            ("vcpus", f"{free['vcpus']} free of {total['vcpus']}"),
+            ("vcpus", f"{free['vcpus']} free on {total['vcpus']} cores"),
             ("memory", f"{mebibytes(free['memory_mib'])} free of {mebibytes(total['memory_mib'])}"),
             ("storage", f"{mebibytes(free['storage_mib'])} free of {mebibytes(total['storage_mib'])}"),
             ("gpus", f"{free['vgpus']} free of {total['vgpus']}" if total["vgpus"] else ""),

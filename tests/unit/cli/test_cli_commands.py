@@ -421,20 +421,20 @@ def test_clusters_and_workers(admin: Oak, root: ServedRoot) -> None:
     root.do(let_cluster_join)
     assert aged(admin.good("cluster", "ls")) == (
         "CLUSTER  LIVE  WORKERS  INSTANCES  FREE VCPUS  FREE MEMORY  HEARD   HOST\n"
-        "east     yes   1/1      0          3/4         1.5 GiB      AGE ago  192.0.2.7\n".replace(
+        "east     yes   1/1      0          3           1.5 GiB      AGE ago  192.0.2.7\n".replace(
             "AGE ", "AGE"
         )
     )
     workers = (
         "WORKER  CLUSTER  LIVE  INSTANCES  FREE VCPUS  FREE MEMORY  CPU LOAD  MEMORY USED  HOST\n"
-        "w1      east     yes   1          3/4         1.5 GiB      25%       50%          192.0.2.8\n"
+        "w1      east     yes   1          3           1.5 GiB      25%       50%          192.0.2.8\n"
     )
     assert admin.good("worker", "ls") == workers
     assert admin.good("node", "ls", "--cluster", "east") == workers
     assert "there is no cluster 'west'" in admin.bad("worker", "ls", "--cluster", "west")
     wide = admin.good("worker", "ls", "-o", "wide").splitlines()
     assert " ".join(wide[1].split()) == (
-        "w1 east yes 1 3/4 1.5 GiB 2 GiB 9 GiB 0/0 25% 50% 10% amd64 docker dddddddddddddddddddddddd 192.0.2.8 -"
+        "w1 east yes 1 3 1.5 GiB 4 2 GiB 9 GiB 0/0 25% 50% 10% amd64 docker dddddddddddddddddddddddd 192.0.2.8 -"
     )
     shown = admin.good("cluster", "show", "east")
     assert "workers join at  192.0.2.7:10100\n" in shown
