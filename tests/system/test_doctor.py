@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from machine import Machine, a_machine, until
 
+from lab_fixture import Fleet
 from oakestra.cli import doctor
 from oakestra.cli.doctor.finding import Level
 from oakestra.control import processes
@@ -68,6 +69,17 @@ def test_an_installation_that_runs_is_fine_and_one_beside_it_is_not(
     assert other.returncode == 1
     for port in (10000, 50052, 10100, 10003):
         assert f"TCP port {port} on 127.0.0.1 is taken by" in other.stdout
+
+
+@pytest.mark.parametrize("host", ["root", "c1", "w1"])
+def test_a_tier_that_nobody_wrote_down_is_known_by_its_command_line(fleet: Fleet, host: str) -> None:
+    """The hosts of a lab are started by the lab; each finds its own tier, and whom that was told to join."""
+    doctor = (sys.executable, "-m", "oakestra", "doctor")
+    told = fleet.lab("exec", host, *doctor)
+    tier = fleet.hosts()[host]["tier"]
+    assert told.startswith(f"{tier}\n")
+    assert told.rstrip().endswith("everything is fine")
+    assert tier == "root" or " is reached at 198.18." in told
 
 
 def test_a_peer_that_is_away_is_missed(machine: Machine, need_mosquitto: None) -> None:
@@ -147,7 +159,7 @@ def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
     """Everything that Debian has but conmon."""
     for name in ("runc", "nft", "openssl"):
         (tmp_path / name).symlink_to(shutil.which(name, path=processes.PATH) or "")
-    found = doctor.examine("worker", f"oakd-{os.getpid()}", {}, path=str(tmp_path))
+    found = doctor.examine("worker", f"oakd-{os.getpid()}", None, path=str(tmp_path))
     (missing,) = [each for each in found if "conmon" in each.what]
     assert (missing.level, missing.what) == (Level.PROBLEM, "conmon is missing")
     assert missing.remedy == "sudo apt-get install conmon"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from oakestra.cli import doctor
-from oakestra.cli.doctor import gather, gather_worker, ports
+from oakestra.cli import doctor, tiers
+from oakestra.cli.doctor import gather, gather_worker, ports, running
 from oakestra.cli.doctor.finding import Level
 from oakestra.cli.keeping.programs import TIERS
 from oakestra.store.sqlite import SCHEMAS, SqliteStore
@@ -89,17 +89,26 @@ def test_an_address_of_another_machine_is_refused() -> None:
     ],
 )
 def test_a_tier_is_known_by_its_command_line(words: str, ours: bool) -> None:  # noqa: FBT001
-    assert ports.is_tier("root", "site")(words.split()) is ours
+    assert running.is_tier("root", "site")(words.split()) is ours
 
 
 def test_an_installation_without_a_name_is_the_default_one() -> None:
-    assert ports.is_tier("worker", "default")(["python", "-m", "oakestra", "worker", "start"])
+    assert running.is_tier("worker", "default")(["python", "-m", "oakestra", "worker", "start"])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_a_tier_was_told_is_read_off_its_command_line(tier: str) -> None:
+    given = {"installation": "lab-a/w1", "log_level": "DEBUG", "allow_privileged": True, "cluster": "[::1]:7"}
+    words = tiers.command_words(tier, given)
+    assert running.started_with(["/v/python", "-m", "oakestra", *words]) == given
 
 
 def test_a_broker_is_known_by_its_configuration(tmp_path: Path) -> None:
     configuration = tmp_path / "mosquitto.conf"
-    assert ports.is_broker(configuration)(["/usr/sbin/mosquitto", "-c", str(configuration)])
-    assert not ports.is_broker(configuration)(["/usr/sbin/mosquitto", "-c", "/etc/mosquitto/mosquitto.conf"])
+    assert running.is_broker(configuration)(["/usr/sbin/mosquitto", "-c", str(configuration)])
+    assert not running.is_broker(configuration)(
+        ["/usr/sbin/mosquitto", "-c", "/etc/mosquitto/mosquitto.conf"]
+    )
 
 
 class Clock(BaseHTTPRequestHandler):
@@ -229,7 +238,7 @@ def test_forwarding_that_is_on_need_not_be_switched(tmp_path: Path) -> None:
 
 def test_a_configuration_that_cannot_be_used_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAKESTRA_ROOT_API_PORT", "many")
-    (found,) = doctor.examine("root", "default", {})
+    (found,) = doctor.examine("root", "default", None)
     assert found.level is Level.PROBLEM
     assert "OAKESTRA_ROOT_API_PORT" in found.what
     assert "/etc/oakestra/root.toml" in found.remedy

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from oakestra.cli import DONE, FAILED, config, tiers
+from oakestra.cli.doctor import running
 from oakestra.cli.doctor.finding import Diagnosis, Finding, document, has_problems, problem, render
 from oakestra.cli.installation import flags_of
 from oakestra.cli.keeping.programs import TIERS
@@ -28,7 +29,6 @@ def build(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--installation",
-        default=DEFAULT,
         metavar="NAME",
         help="which of several installations on this machine",
     )
@@ -45,26 +45,35 @@ def build(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything; exit with 1 if something keeps a tier from its work."""
-    known = flags_of(Installation(args.installation))
+    installation = args.installation or config.environment().installation or DEFAULT
+    known = started(installation)
     chosen = (args.tier,) if args.tier else tuple(known) or TIERS
-    diagnosis = {tier: tuple(examine(tier, args.installation, known)) for tier in chosen}
+    diagnosis = {tier: tuple(examine(tier, installation, known.get(tier))) for tier in chosen}
     tell(diagnosis, args.output)
     return FAILED if has_problems(diagnosis) else DONE
+
+
+def started(installation: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the settings of every tier that was started: as it was with `oak up`, or as it runs now."""
+    kept = flags_of(Installation(installation))
+    seen = {tier: kept.get(tier) or running.settings_of(tier, installation) for tier in TIERS}
+    return {tier: settings for tier, settings in seen.items() if settings is not None}
 
 
 def examine(
     tier: str,
     installation: str,
-    known: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, Any] | None,
     *,
     path: str = processes.PATH,
 ) -> Iterator[Finding]:
     """Yield what is found for one tier, with programs looked for in `path`.
 
-    `known` are the settings that tiers were started with. What cannot be used of them is all that is found then.
+    `known` are the settings that it was started with; None: it never was. What cannot be used of them is all that is
+    found then.
     """
     try:
-        settings = tiers.read_configuration(tier, {"installation": installation, **known.get(tier, {})})
+        settings = tiers.read_configuration(tier, {"installation": installation, **(known or {})})
     except Invalid as error:
         what, _, mistakes = str(error).partition("\n")
         file = Installation(installation).configuration(tier)
@@ -72,7 +81,7 @@ def examine(
             f"{what} {' '.join(mistakes.split())}", "the tier does not start", f"sudo editor {file}"
         )
         return
-    yield from _examine(tier, settings, installed=tier in known, path=path)
+    yield from _examine(tier, settings, installed=known is not None, path=path)
 
 
 def _examine(tier: str, settings: Any, *, installed: bool, path: str) -> Iterator[Finding]:

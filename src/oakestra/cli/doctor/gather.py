@@ -19,7 +19,7 @@ from http.client import HTTPConnection, HTTPException
 from importlib import import_module
 from pathlib import Path
 
-from oakestra.cli.doctor import ports
+from oakestra.cli.doctor import ports, running
 from oakestra.cli.doctor.facts import (
     ClusterFacts,
     Disk,
@@ -64,7 +64,7 @@ _ASK_VERSION = {"mosquitto": "-h", "openssl": "version"}
 
 def root_facts(config: RootConfig, *, installed: bool) -> RootFacts:
     """Look at what a root needs."""
-    ours = ports.is_tier("root", config.installation)
+    ours = running.is_tier("root", config.installation)
     return RootFacts(
         machine=machine("root", config.state_dir, installed=installed),
         ports=tuple(
@@ -80,7 +80,7 @@ def root_facts(config: RootConfig, *, installed: bool) -> RootFacts:
 def cluster_facts(config: ClusterConfig, *, installed: bool, path: str) -> ClusterFacts:
     """Look at what a cluster needs; programs are looked for in `path`."""
     host, port = tcp.split(config.root, RootConfig().grpc_port)
-    broker = ports.is_broker(config.broker_dir / "mosquitto.conf")
+    broker = running.is_broker(config.broker_dir / "mosquitto.conf")
     return ClusterFacts(
         machine=machine("cluster", config.state_dir, installed=installed),
         programs=programs(["mosquitto"], path),
@@ -89,7 +89,7 @@ def cluster_facts(config: ClusterConfig, *, installed: bool, path: str) -> Clust
                 "api_port",
                 config.listen,
                 config.api_port,
-                ours=ports.is_tier("cluster", config.installation),
+                ours=running.is_tier("cluster", config.installation),
             ),
             ports.look("mqtt_port", config.listen, config.mqtt_port, ours=broker),
         ),

@@ -5,19 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
-from pathlib import PurePath
 
 from oakestra.cli.doctor.facts import Port
+from oakestra.cli.doctor.running import IsOurs
 from oakestra.control import processes
-from oakestra.control.installation import DEFAULT
 from oakestra.model.service import TransportProtocol
 from oakestra.network import listeners
 
 _KINDS = {TransportProtocol.TCP: socket.SOCK_STREAM, TransportProtocol.UDP: socket.SOCK_DGRAM}
-
-IsOurs = Callable[[Sequence[str]], bool]
-"""Tells by its command line whether a process may have the port."""
 
 
 def look(
@@ -63,19 +58,3 @@ def _take(address: str, number: int, protocol: TransportProtocol) -> OSError | N
         except OSError as error:
             return error
     return None
-
-
-def is_tier(tier: str, installation: str) -> IsOurs:
-    """Return what tells the process of a tier of this installation. Pure."""
-
-    def ours(arguments: Sequence[str]) -> bool:
-        oak = {"oak", "oakestra"} & {PurePath(word).name for word in arguments[:3]}
-        named = [word.partition("=")[2] for word in arguments if word.startswith("--installation=")]
-        return bool(oak) and {tier, "start"} <= {*arguments} and [DEFAULT, *named][-1] == installation
-
-    return ours
-
-
-def is_broker(configuration: os.PathLike[str]) -> IsOurs:
-    """Return what tells the broker that has this configuration. Pure."""
-    return lambda arguments: tuple(arguments[1:]) == ("-c", os.fspath(configuration))
