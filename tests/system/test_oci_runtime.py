@@ -740,6 +740,24 @@ def test_many_commands_at_once(bench: Bench) -> None:
     with_agent(bench, story)
 
 
+def test_commands_that_come_and_go_leave_each_other_alone(bench: Bench) -> None:
+    async def story(runtime: OciRuntime) -> None:
+        async def one_after_another(n: int) -> None:
+            for turn in range(12):
+                assert await execute(runtime, "sh", "-c", f"echo {n}; exit {turn}") == (
+                    f"{n}\n",
+                    CommandEnded(exit_code=turn),
+                )
+                with pytest.raises(Rejected, match="'nothing' is not in the image"):
+                    await execute(runtime, "nothing")
+
+        await begin(runtime)
+        await asyncio.gather(*map(one_after_another, range(4)))
+        assert _commands_left(bench) == []
+
+    with_agent(bench, story)
+
+
 def test_a_container_goes_with_the_commands_in_it(bench: Bench) -> None:
     async def story(runtime: OciRuntime) -> None:
         await begin(runtime)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -34,11 +34,15 @@ _POLL_S = 0.005
 class Execution:
     """One command inside one container."""
 
-    def __init__(self, layout: Layout, cgroups: Cgroups, number: int, *, runc: str) -> None:
+    def __init__(
+        self, layout: Layout, cgroups: Cgroups, number: int, *, runc: str, names: Iterator[str]
+    ) -> None:
         self._layout = layout
         self._cgroups = cgroups
         self._number = number
         self._runc = runc
+        self._names = names
+        """Each is given once: when a name is free again, what had it may still be tidying up."""
         self._what = f"running a command in container {number}"
         self._part = self._pid_file = Path()
 
@@ -68,8 +72,9 @@ class Execution:
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with explained(self._what, self._layout.bundle(self._number)):
-            self._part, argument = self._cgroups.divide(self._number, PART)
+            self._part, argument = self._divided()
             self._pid_file = self._layout.bundle(self._number) / f"{self._part.name}.pid"
+            self._pid_file.unlink(missing_ok=True)  # of an agent that died
             try:
                 child = subprocess.Popen(
                     [
@@ -89,6 +94,12 @@ class Execution:
         for pipe in _pipes(child):
             os.set_blocking(pipe.fileno(), False)
         return child
+
+    def _divided(self) -> tuple[Path, str]:
+        for name in self._names:
+            with contextlib.suppress(FileExistsError):  # of an agent that died, and hangs in the kernel
+                return self._cgroups.divide(self._number, f"{PART}{name}")
+        raise AssertionError("there is always another name")
 
     async def _started(self, child: subprocess.Popen[bytes], watch: asyncio.Future[str]) -> None:
         """Return when the command runs or ran. Raises what kept it from that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -93,6 +94,7 @@ class OciRuntime:
         self._endings = Endings(self._sight, self._ended)
         self._disk = DiskMeter(clock)
         self._starting = asyncio.Semaphore(starts_max)
+        self._execution_names = map(str, itertools.count())
         self._running: dict[int, ContainerSeen] = {}
         self._wake: Callable[[], None] = lambda: None
 
@@ -219,7 +221,9 @@ class OciRuntime:
         seen = self._running.get(number) or self._look(number)
         if seen is None or seen.state is not ContainerState.RUNNING:
             raise Unavailable(f"container {number} does not run now, so no command can run in it")
-        execution = Execution(self._layout, self._cgroups, number, runc=self._runc)
+        execution = Execution(
+            self._layout, self._cgroups, number, runc=self._runc, names=self._execution_names
+        )
         pieces = execution.run(command, timeout_s=timeout_s, output_bytes_max=output_bytes_max)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:

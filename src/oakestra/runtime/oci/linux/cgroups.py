@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import signal
 import time
@@ -147,22 +146,18 @@ class Cgroups:
             for group in reversed(list(_tree(directory))):
                 _remove(group)
 
-    def divide(self, number: int, prefix: str) -> tuple[Path, str]:
-        """Make a part of the instance's cgroup, by which processes started later can be told from its own.
+    def divide(self, number: int, name: str) -> tuple[Path, str]:
+        """Make a part `name` of the instance's cgroup, by which processes started later can be told from its own.
 
-        Return its directory, whose name begins so, and how runc is told of it. Raises `OSError` if the instance's
-        cgroup is gone.
+        Return its directory, and how runc is told of it. Raises `FileExistsError` if there is one, another `OSError`
+        if the instance's cgroup is gone.
         """
         place = self._place(number, "pids")
         if place is None:
             raise Unavailable("this kernel has no pids cgroups, without which commands cannot be contained")
         directory, unified = place
-        for index in itertools.count():
-            part = directory / f"{prefix}{index}"
-            with contextlib.suppress(FileExistsError):
-                part.mkdir()
-                return part, part.name if unified else f"pids:{part.name}"
-        raise AssertionError("there is always another number")
+        (directory / name).mkdir()
+        return directory / name, name if unified else f"pids:{name}"
 
     def parts(self, number: int, prefix: str) -> list[Path]:
         """Return the parts of the instance's cgroup whose names begin so."""
