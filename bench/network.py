@@ -134,7 +134,7 @@ def overlay(worker: Worker, workers: Sequence[Worker], services: Sequence[Route]
             address=instance.semantic,
             backends=(Backend(slot=0, address=instance.namespace),),
             tenant=ACME,
-            home=other.index,
+            senders=(instance.namespace,),
         )
         for other in workers
         for instance in other.instances

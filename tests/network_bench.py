@@ -220,7 +220,7 @@ class Fleet:
                 address=instance.semantic,
                 backends=(Backend(slot=0, address=instance.namespace),),
                 tenant=instance.tenant,
-                home=worker.index,
+                senders=(instance.namespace,),
             )
             for worker in self.workers
             for instance in worker.instances

@@ -39,7 +39,7 @@ def routes(draw: st.DrawFn) -> Route:
         address=draw(semantics()),
         backends=tuple(draw(st.lists(backends(), max_size=4))),
         tenant=draw(TENANTS),
-        home=draw(st.none() | st.integers(5, 9)),
+        senders=tuple(draw(st.lists(namespaces(), max_size=2))),
     )
 
 

@@ -59,14 +59,11 @@ def test_a_tenant_reaches_only_what_a_route_or_instance_of_its_own_names(overlay
     groups = rules.choose_groups(rules.tenants(overlay), {})
     found = rules.elements(overlay, groups)
     for tenant, group in groups.items():
-        own = {
-            route.address.v4 for route in overlay.routes if route.tenant == tenant
-        } | {
-            backend.address.v4
-            for route in overlay.routes
-            if route.tenant == tenant
-            for backend in route.backends
-        }  # fmt: skip
+        own: set[str] = set()
+        for route in overlay.routes:
+            if route.tenant == tenant:
+                named = (*(each.address for each in route.backends), *route.senders)
+                own |= {route.address.v4, *(each.v4 for each in named)}
         for source in overlay.sources:
             if source.tenant == tenant:
                 own |= {source.namespace.v4, source.instance.v4}

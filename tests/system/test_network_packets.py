@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from network_bench import (
+    ACME,
     OTHER,
     OUTSIDE_V4,
     OUTSIDE_V6,
@@ -31,7 +32,7 @@ from network_bench import (
     service,
     until,
 )
-from oakestra.model.address import Peer, RouteKind, worker_subnet
+from oakestra.model.address import RouteKind
 from oakestra.model.service import PublishedPort, TransportProtocol
 from oakestra.network import Publication
 from oakestra.network.names import tunnel_mac
@@ -134,16 +135,43 @@ def test_a_service_without_instances_refuses_at_once(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_instance_that_is_not_ready_is_refused_though_its_place_is_known(town: Town, family: str) -> None:
-    """Replies to it go there, so there is a route; nobody else's packets may take it, and vanish there."""
-    overlay = town.fleet.overlay(town.w1)
-    lost = Peer(subnet_index=9, subnets=(worker_subnet(9),), host="198.18.0.99")
-    there = replace(service(2001), kind=RouteKind.INSTANCE, home=9)
-    town.w1.apply(replace(overlay, routes=(*overlay.routes, there), peers=(*overlay.peers, lost)))
+def test_two_attempts_of_a_slot_get_each_its_own_answers(town: Town, family: str) -> None:
+    """One serves, the other starts on another machine; neither has to be ready. Both are seen as the slot."""
+    slot = replace(
+        service(2001, tenant=ACME),
+        kind=RouteKind.INSTANCE,
+        senders=(town.near.namespace, town.far.namespace),
+    )
     try:
-        assert_refused(town.client, address(2001, family), "tcp")
+        for worker in town.fleet.workers:
+            overlay = town.fleet.overlay(worker)
+            others = [
+                route
+                for route in overlay.routes
+                if route.address not in {town.near.semantic, town.far.semantic}
+            ]
+            worker.apply(replace(overlay, routes=(*others, slot), sources=()))
+        for _ in range(5):
+            for attempt in (town.near, town.far):
+                said = attempt.do(lambda: ask(address(EACH, family), "tcp"))
+                assert said.endswith(f" {address(2001, family)}"), said
+                said = attempt.do(lambda: ask(address(4, family), "udp"))
+                assert said == f"third {address(2001, family)}"
     finally:
-        town.w1.apply(overlay)
+        town.fleet.tell()
+
+
+def test_an_instance_nobody_told_of_is_not_answered_by_other_machines(town: Town) -> None:
+    """Nor refused: it may be told of in a moment."""
+    overlay = town.fleet.overlay(town.w2)
+    own = {town.client.semantic, semantic_address(SELF)}
+    routes = tuple(route for route in overlay.routes if route.address not in own)
+    town.w2.apply(replace(overlay, routes=routes))
+    try:
+        assert town.client.do(lambda: ask(address(REMOTE, "v4"), "tcp", timeout_s=0.3)) == "TimeoutError"
+        assert town.third.do(lambda: ask(address(REMOTE, "v4"), "tcp")).startswith("far")
+    finally:
+        town.w2.apply(overlay)
 
 
 def test_connections_through_the_tunnel_are_kept_track_of_once(town: Town) -> None:
@@ -287,7 +315,7 @@ def test_instances_of_one_tenant_reach_each_other_by_address(town: Town) -> None
     for family in FAMILIES:
         for instance in (town.near, town.far):
             said = town.asks(getattr(instance.namespace, family))
-            assert said == f"{instance.name} {getattr(town.client.namespace, family)}"
+            assert said == f"{instance.name} {address(1, family)}", "seen by its semantic address, as ever"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

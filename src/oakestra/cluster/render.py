@@ -11,7 +11,7 @@ from oakestra.cluster.plan import free_of
 from oakestra.cluster.state import SlotRecord
 from oakestra.model.address import Backend, Peer, Route, RouteKind, worker_subnet
 from oakestra.model.ids import OrganizationId, ServiceId, WorkerId
-from oakestra.model.instance import InstanceKey, InstanceStatus, Phase
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
 from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.request import WorkerCandidate
@@ -66,7 +66,8 @@ def _assignment(
     routes: _Routes,
 ) -> WorkerAssignment:
     services = sorted({record.placed.service for record in held} & observed.services.keys())
-    tenants = sorted({observed.services[service].tenant for service in services})
+    present = {*services, *(key.service for key in (*withdrawn, *worker.statuses))} & observed.services.keys()
+    tenants = sorted({observed.services[service].tenant for service in present})
     indexes = worker.record.subnet_indexes
     return WorkerAssignment(
         version=UNVERSIONED,
@@ -87,22 +88,25 @@ class _Routes:
         self._observed = observed
         self._remote_peers = remote.peers if remote else ()
         self._ready: defaultdict[ServiceId, list[_Ready]] = defaultdict(list)
-        self._slots: defaultdict[ServiceId, dict[int, tuple[InstanceAddress, int | None]]] = defaultdict(dict)
+        self._slots: defaultdict[ServiceId, dict[int, InstanceAddress]] = defaultdict(dict)
+        self._senders = _senders(observed)
         self._tenants: defaultdict[OrganizationId, list[ServiceSpec]] = defaultdict(list)
         elsewhere = {spec.id: spec for spec in remote.remote_services} if remote else {}
         for _, spec in sorted((elsewhere | dict(observed.services)).items()):
             self._tenants[spec.tenant].append(spec)
         for slot, record in sorted(observed.slots.items()):
-            self._slots[slot.service][slot.number] = record.address, _home(observed, record)
+            self._slots[slot.service][slot.number] = record.address
             status = _current_status(observed, record)
             if status is not None and status.ready and record.worker is not None:
                 ready = _Ready(slot.number, record.address, status.namespace, record.worker)
                 self._ready[slot.service].append(ready)
         for other in remote.remotes if remote else ():
-            self._slots[other.placed.service].setdefault(other.placed.number, (other.instance, None))
-            self._ready[other.placed.service].append(
-                _Ready(other.placed.number, other.instance, other.namespace, None)
-            )
+            self._slots[other.placed.service].setdefault(other.placed.number, other.instance)
+            self._senders[other.placed.slot].append(other.namespace)
+            if other.ready:
+                self._ready[other.placed.service].append(
+                    _Ready(other.placed.number, other.instance, other.namespace, None)
+                )
 
     def of(self, tenant: OrganizationId, worker: WorkerId) -> Iterator[Route]:
         """Yield every route that instances of the tenant on this worker may use."""
@@ -113,7 +117,7 @@ class _Routes:
             )
             yield from _service_routes(spec, backends)
             by_slot = {backend.slot: backend for backend in backends}
-            for number, (address, home) in sorted(self._slots[spec.id].items()):
+            for number, address in sorted(self._slots[spec.id].items()):
                 mine = (by_slot[number],) if number in by_slot else ()
                 yield Route(
                     service=spec.id,
@@ -121,7 +125,7 @@ class _Routes:
                     address=address,
                     backends=mine,
                     tenant=tenant,
-                    home=home,
+                    senders=tuple(self._senders[Slot(spec.id, number)]),
                 )
 
     def peers(self, tenants: list[OrganizationId], worker: WorkerId) -> Iterator[Peer]:
@@ -131,6 +135,11 @@ class _Routes:
             record.worker
             for slot, record in self._observed.slots.items()
             if slot.service in services and record.worker is not None and record.worker != worker
+        }
+        others |= {
+            id
+            for id, seen in self._observed.workers.items()
+            if id != worker and any(key.service in services for key in seen.statuses)
         }
         for id in sorted(others):
             seen = self._observed.workers.get(id)
@@ -148,10 +157,14 @@ def _service_routes(spec: ServiceSpec, backends: tuple[Backend, ...]) -> Iterato
             yield Route(service=spec.id, kind=kind, address=address, backends=backends, tenant=spec.tenant)
 
 
-def _home(observed: Observed, record: SlotRecord) -> int | None:
-    worker = observed.workers.get(record.worker) if record.worker else None
-    indexes = worker.record.subnet_indexes if worker else ()
-    return indexes[0] if indexes else None
+def _senders(observed: Observed) -> defaultdict[Slot, list[InstanceAddress]]:
+    """Return where something runs for each slot: attempts that start, serve, or are on their way out."""
+    found: defaultdict[Slot, list[InstanceAddress]] = defaultdict(list)
+    for _, worker in sorted(observed.workers.items()):
+        for key, status in sorted(worker.statuses.items()):
+            if status.namespace != InstanceAddress():
+                found[key.slot].append(status.namespace)
+    return found
 
 
 def _peer(worker: WorkerSeen) -> Peer:

@@ -48,8 +48,9 @@ class Route:
     backends: tuple[Backend, ...] = ()
     tenant: OrganizationId = OrganizationId("")
     """Only instances of the same tenant may use it."""
-    home: int | None = None
-    """Kind INSTANCE: first subnet index of the worker that has the instance, ready or not; replies to it go there."""
+    senders: tuple[InstanceAddress, ...] = ()
+    """Kind INSTANCE: addresses on workers' subnets of all that runs for the slot, ready or not. What comes from there
+    is the tenant's, and is seen as coming from `address`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Traffic that a local instance sends to a semantic address leaves with the instance's own semantic address."""
+    """Other instances see what a local instance sends as coming from its semantic address."""
 
     namespace: InstanceAddress
     instance: InstanceAddress

@@ -175,7 +175,7 @@ def detach(netlink: Netlink, netfilter: Netlink, names: Names, number: int, *, p
         )
     namespaces.take_away(path)
     if seat is not None:
-        forget_connections(netfilter, seat.endpoint.namespace)
+        forget_connections(netfilter, seat.endpoint.namespace, opened=True)
 
 
 def clear_leftover(netlink: Netlink, names: Names, number: int) -> None:
@@ -184,9 +184,9 @@ def clear_leftover(netlink: Netlink, names: Names, number: int) -> None:
         netlink.request([rt.delete_link(if_nametoindex(names.unfinished(number)))], ignore=GONE)
 
 
-def forget_connections(netfilter: Netlink, address: InstanceAddress) -> None:
-    """End the connections that the machine keeps track of for an instance."""
+def forget_connections(netfilter: Netlink, address: InstanceAddress, *, opened: bool) -> None:
+    """End the connections to an instance, and with `opened` those that it began, as far as this machine knows them."""
     if address.v4:
-        conntrack.forget(netfilter, IPv4Address(address.v4))
+        conntrack.forget(netfilter, IPv4Address(address.v4), opened=opened)
     if address.v6:
-        conntrack.forget(netfilter, IPv6Address(address.v6))
+        conntrack.forget(netfilter, IPv6Address(address.v6), opened=opened)

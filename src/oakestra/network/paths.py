@@ -1,8 +1,8 @@
 """Work out how packets find other workers through the tunnel. Pure.
 
 The tunnel is one VXLAN device that learns nothing: a worker is a hardware address made from its subnet index, a
-neighbour with that address, and routes to its subnets and to the semantic addresses of the instances it has. Replies
-to an instance elsewhere go where the routes say it lives, and nowhere else.
+neighbour with that address, and routes to its subnets. Packets between workers carry the addresses of those subnets
+and no semantic ones, so where they go is never in doubt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from oakestra.model.address import Peer, Route, RouteKind
+from oakestra.model.address import Peer
 from oakestra.network import Overlay
 from oakestra.network.names import tunnel_mac, tunnel_neighbour_v4, tunnel_neighbour_v6
 
@@ -47,21 +47,13 @@ def is_v4(host: str) -> bool:
 
 
 def paths(overlay: Overlay) -> Paths:
-    """Return the ways to the overlay's peers, and to the instances that its routes say they have."""
+    """Return the ways to the overlay's peers."""
     reachable = tuple(usable(overlay))
     ways: dict[Destination, Address] = {}
     for peer in reachable:
         for subnet in peer.subnets:
             ways[ip_network(subnet.v4)] = tunnel_neighbour_v4(peer.subnet_index)
             ways[ip_network(subnet.v6)] = tunnel_neighbour_v6(peer.subnet_index)
-    known = {peer.subnet_index for peer in reachable}
-    by_subnet = {ip_network(subnet.v4): peer.subnet_index for peer in reachable for subnet in peer.subnets}
-    for route in overlay.routes:
-        home = _home(route, known, by_subnet)
-        if home is not None and route.address.v4:
-            ways[IPv4Network(route.address.v4)] = tunnel_neighbour_v4(home)
-        if home is not None and route.address.v6:
-            ways[IPv6Network(route.address.v6)] = tunnel_neighbour_v6(home)
     return Paths(
         forwarding={tunnel_mac(peer.subnet_index): (peer.host, peer.port) for peer in reachable},
         neighbours={
@@ -80,18 +72,3 @@ def only_v4(found: Paths) -> Paths:
         neighbours={key: mac for key, mac in found.neighbours.items() if isinstance(key, IPv4Address)},
         routes={key: way for key, way in found.routes.items() if isinstance(key, IPv4Network)},
     )
-
-
-def _home(route: Route, known: set[int], by_subnet: Mapping[Destination, int]) -> int | None:
-    """Return the peer that has the instance; None if it is here, nobody knows, or the address is not an instance's."""
-    if route.kind is not RouteKind.INSTANCE:
-        return None
-    if route.home is not None:
-        return route.home if route.home in known else None
-    lengths = {subnet.prefixlen for subnet in by_subnet}
-    for backend in route.backends:
-        for length in lengths if backend.address.v4 else ():
-            around = IPv4Network((backend.address.v4, length), strict=False)
-            if around in by_subnet:
-                return by_subnet[around]
-    return None

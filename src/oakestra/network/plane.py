@@ -150,12 +150,13 @@ class Plane:
     def _end_drained(self, overlay: Overlay) -> None:
         """End the connections to instances that no route has led to for a while.
 
-        Those that stop get their time to finish; those that are gone would leave their clients waiting.
+        Those that stop get their time to finish; those that are gone would leave their clients waiting. What they
+        began themselves goes on: an instance that is not ready is not gone.
         """
         now_s = self._uptime_s()
         self._note_drained(overlay, now_s)
         for address in [each for each, until_s in self._drained_s.items() if until_s <= now_s]:
-            links.forget_connections(self._netfilter, address)
+            links.forget_connections(self._netfilter, address, opened=False)
             del self._drained_s[address]
 
     def _note_drained(self, overlay: Overlay, now_s: float) -> None:

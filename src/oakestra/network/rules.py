@@ -30,7 +30,7 @@ from oakestra.model.address import (
 )
 from oakestra.model.ids import OrganizationId
 from oakestra.model.service import InstanceAddress, PublishedPort, TransportProtocol
-from oakestra.network import Overlay, Source
+from oakestra.network import Overlay
 from oakestra.network.names import Names
 from oakestra.network.paths import usable
 
@@ -65,8 +65,10 @@ def elements(overlay: Overlay, groups: Mapping[OrganizationId, int]) -> Elements
         group = _native(groups[route.tenant])
         for family, address, backends in _by_family(route):
             _add_route(found, family, address, backends, group)
+        for sender in route.senders:
+            _add_sender(found, sender, route.address, group)
     for source in overlay.sources:
-        _add_source(found, source, _native(groups[source.tenant]))
+        _add_sender(found, source.namespace, source.instance, _native(groups[source.tenant]))
     for publication in overlay.publications:
         port, key = publication.port, publication_key(publication.port)
         for family, namespace in _addresses(publication.namespace):
@@ -90,13 +92,13 @@ def _add_route(found: Elements, family: int, address: bytes, backends: list[byte
         found[f"svc{family}"][address] = chain_name(family, len(backends))
 
 
-def _add_source(found: Elements, source: Source, group: bytes) -> None:
-    instance = dict(_addresses(source.instance))
-    for family, namespace in _addresses(source.namespace):
-        found[f"reach{family}"][namespace + group] = None
-        if family in instance:
-            found[f"reach{family}"][instance[family] + group] = None
-            found[f"src{family}"][namespace] = instance[family]
+def _add_sender(found: Elements, namespace: InstanceAddress, instance: InstanceAddress, group: bytes) -> None:
+    seen_as = dict(_addresses(instance))
+    for family, sender in _addresses(namespace):
+        found[f"reach{family}"][sender + group] = None
+        if family in seen_as:
+            found[f"reach{family}"][seen_as[family] + group] = None
+            found[f"src{family}"][sender] = seen_as[family]
 
 
 def chain_name(family: int, size: int) -> str:
@@ -217,7 +219,7 @@ def _shapes() -> Iterator[tuple[str, Shape]]:
 
 SETS: Mapping[str, Shape] = dict(_shapes())
 """svc: service address -> chain that chooses; be: (service address, backend index) -> backend; src: an instance's
-address -> its semantic one; reach: what a tenant's instances may talk with; pub: published ports; hosts: other workers'
+address, here or elsewhere -> its semantic one; reach: what a tenant's instances may talk with; pub: published ports; hosts: other workers'
 own addresses in the overlay; peers: other workers' machines; ends: the UDP ports there where their tunnels end."""
 _LENGTHS = {"ipv4_addr": 4, "ipv6_addr": 16, "number": 4, "port": 4, "protocol": 4}
 
@@ -338,7 +340,8 @@ def render_chains(names: Names, subnets: Iterable[Subnet], *, tunnel_port: int) 
 # Priorities: `raw` is before connections are tracked; NAT comes 5 before Docker's and Kubernetes', because the first
 # mapping of a connection wins. Who is refused is told so at once, TCP by a reset, because the kernel sends only a few
 # ICMP errors a second. A stranger from the tunnel is dropped instead: it may be an instance we have not heard of yet,
-# that tries again. No instance may speak to the end of a tunnel: masqueraded as this machine, it would be believed. `fib saddr . iif oif missing` is a source that does not live where the packet came from.
+# that tries again. Who speaks is translated where the listener is, connection by connection: two attempts of one slot
+# have one semantic address, and each gets its own answers. No instance may speak to the end of a tunnel: masqueraded as this machine, it would be believed. `fib saddr . iif oif missing` is a source that does not live where the packet came from.
 _CHAINS = """\
   chain refuse {{
     meta l4proto tcp reject with tcp reset
@@ -375,22 +378,20 @@ _CHAINS = """\
   }}
   chain nat_post {{
     type nat hook postrouting priority srcnat - 5; policy accept;
-    oifname {ours} ct status dnat snat ip to ip saddr map @src4
-    oifname {ours} ct status dnat snat ip6 to ip6 saddr map @src6
+    oifname {instances} snat ip to ip saddr map @src4
+    oifname {instances} snat ip6 to ip6 saddr map @src6
     ip saddr {{ {subnets4} }} oifname != {ours} masquerade
     ip6 saddr {{ {subnets6} }} oifname != {ours} masquerade
   }}
   chain from_instance {{
     fib saddr . iif oif missing drop
     oifname {gateway} jump refuse
-    ip daddr {svc4} jump refuse
-    ip6 daddr {svc6} jump refuse
     oifname {ours} ip daddr . iifgroup @reach4 accept
     oifname {ours} ip6 daddr . iifgroup @reach6 accept
     oifname {instances} ct status dnat accept
     ip daddr . udp dport @ends4 drop
     ip daddr {{ {overlay4}, 169.254.0.0/16 }} jump refuse
-    ip6 daddr {{ {workers6}, fe80::/10, {metadata6} }} jump refuse
+    ip6 daddr {{ {svc6}, {workers6}, fe80::/10, {metadata6} }} jump refuse
   }}
   chain from_peer {{
     fib saddr . iif oif missing drop

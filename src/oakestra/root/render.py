@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from oakestra.model.address import Peer, worker_subnet
 from oakestra.model.ids import ClusterId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import Placement
+from oakestra.model.service import InstanceAddress
 from oakestra.root.observe import Observed
 from oakestra.root.state import SlotRecord
 from oakestra.wire.native import AssignedSlot, ClusterAssignment, RemoteInstance, Version, WorkerSummary
@@ -37,7 +38,7 @@ def _assignment(
 ) -> ClusterAssignment:
     services = sorted({record.slot.service for record in held})
     tenants = {observed.services[service].spec.tenant for service in services}
-    elsewhere = remote.ready(tenants, besides=id)
+    elsewhere = remote.present(tenants, besides=id)
     seen = observed.clusters[id].record
     return ClusterAssignment(
         version=Version(),
@@ -55,23 +56,23 @@ def _assignment(
 
 
 class _Remote:
-    """Ready instances of every tenant by cluster, worked out once for all clusters."""
+    """Instances of every tenant that have a place, by cluster, worked out once for all clusters."""
 
     def __init__(self, observed: Observed, held: dict[ClusterId, list[SlotRecord]]) -> None:
-        self._ready: defaultdict[OrganizationId, list[SlotRecord]] = defaultdict(list)
+        self._present: defaultdict[OrganizationId, list[SlotRecord]] = defaultdict(list)
         for _, records in sorted(held.items()):
             for record in records:
-                if record.status is not None and record.status.ready and record.wanted:
-                    self._ready[_tenant(observed, record.slot.service)].append(record)
+                if record.status is not None and record.status.namespace != InstanceAddress():
+                    self._present[_tenant(observed, record.slot.service)].append(record)
         self._workers: dict[WorkerId, WorkerSummary] = {
             worker.id: worker for cluster in observed.clusters.values() for worker in cluster.workers
         }
 
-    def ready(self, tenants: set[OrganizationId], *, besides: ClusterId) -> list[SlotRecord]:
+    def present(self, tenants: set[OrganizationId], *, besides: ClusterId) -> list[SlotRecord]:
         return [
             record
             for tenant in sorted(tenants)
-            for record in self._ready[tenant]
+            for record in self._present[tenant]
             if record.cluster != besides
         ]
 
@@ -92,8 +93,13 @@ def _tenant(observed: Observed, service: ServiceId) -> OrganizationId:
 
 
 def _instance(record: SlotRecord) -> RemoteInstance:
-    assert record.status is not None, "only ready instances are remote"
-    return RemoteInstance(placed=_placed(record), instance=record.address, namespace=record.status.namespace)
+    assert record.status is not None, "only what has a place is remote"
+    return RemoteInstance(
+        placed=_placed(record),
+        instance=record.address,
+        namespace=record.status.namespace,
+        ready=record.status.ready and record.wanted,
+    )
 
 
 def _placed(record: SlotRecord) -> Placement:

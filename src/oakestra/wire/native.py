@@ -45,11 +45,13 @@ class AssignedSlot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteInstance:
-    """A ready instance in another cluster, as needed for routes."""
+    """An instance in another cluster, as needed for routes."""
 
     placed: Placement
     instance: InstanceAddress
     namespace: InstanceAddress
+    ready: bool = True
+    """Only ready instances are led to; the others, too, may speak with instances here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.render import worker_assignments
-from oakestra.cluster.state import SlotRecord, WorkerRecord
+from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
 from oakestra.model.address import RouteKind, host_address, worker_subnet
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
 from oakestra.model.machine import Capacity
 from oakestra.model.service import InstanceAddress, ServiceAddresses, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
-from oakestra.wire.native import Version
+from oakestra.wire.native import ClusterAssignment, RemoteInstance, Version
 
 ACME, OTHER = OrganizationId("a" * 24), OrganizationId("b" * 24)
 WEB, STRANGE = ServiceId("c" * 24), ServiceId("d" * 24)
@@ -79,13 +81,46 @@ def test_a_route_says_whose_it_is() -> None:
     assert {route.tenant for route in worker_assignments(OBSERVED, None)[FIRST].routes} == {ACME}
 
 
-def test_an_instances_route_says_where_it_lives_before_it_is_ready() -> None:
-    routes = worker_assignments(OBSERVED, None)[FIRST].routes
-    instances = [route for route in routes if route.kind is RouteKind.INSTANCE]
-    assert {route.address.v4: route.home for route in instances} == {
-        "10.30.1.0": 5,
-        "10.30.1.1": 6,
-        "10.30.1.2": None,
+def test_an_instances_route_says_where_it_runs_before_it_is_ready_and_until_it_is_gone() -> None:
+    """Slot 0 is ready on the first worker; on the second an attempt starts, and one of slot 3, withdrawn, ends."""
+    starting, ending = InstanceKey(WEB, 0, 1, 2), InstanceKey(WEB, 3, 1, 1)
+    second = OBSERVED.workers[SECOND]
+    places = {key: host_address(worker_subnet(6), number) for number, key in enumerate((starting, ending), 2)}
+    statuses = {
+        key: InstanceStatus(key=key, phase=Phase.RUNNING, namespace=place) for key, place in places.items()
     }
-    assert [len(route.backends) for route in instances] == [1, 0, 0]
-    assert all(route.home is None for route in routes if route.kind is not RouteKind.INSTANCE)
+    observed = replace(OBSERVED, workers={**OBSERVED.workers, SECOND: replace(second, statuses=statuses)})
+    routes = worker_assignments(observed, None)[FIRST].routes
+    instances = {route.address.v4: route for route in routes if route.kind is RouteKind.INSTANCE}
+    ready = host_address(worker_subnet(5), 2)
+    assert instances["10.30.1.0"].senders == (ready, places[starting])
+    assert [backend.address for backend in instances["10.30.1.0"].backends] == [ready]
+    assert instances["10.30.1.1"].senders == ()
+    assert all(route.senders == () for route in routes if route.kind is not RouteKind.INSTANCE)
+
+
+def test_instances_elsewhere_may_speak_before_they_are_led_to() -> None:
+    place = host_address(worker_subnet(70), 2)
+    other = RemoteInstance(
+        placed=Placement(WEB, 7, 1), instance=InstanceAddress(v4="10.30.1.7"), namespace=place, ready=False
+    )
+    remote = ClusterAssignment(version=Version(), remotes=(other,))
+    routes = worker_assignments(OBSERVED, remote)[FIRST].routes
+    (found,) = (route for route in routes if route.address.v4 == "10.30.1.7")
+    assert (found.senders, found.backends) == ((place,), ())
+
+
+def test_a_worker_keeps_routes_and_peers_until_its_last_instance_is_gone() -> None:
+    """So that what stops can say its goodbyes."""
+    key = InstanceKey(WEB, 9, 1, 1)
+    status = InstanceStatus(key=key, phase=Phase.RUNNING, namespace=host_address(worker_subnet(6), 2))
+    observed = replace(
+        OBSERVED,
+        slots={found: record for found, record in OBSERVED.slots.items() if record.worker != SECOND},
+        withdrawals={(SECOND, key): WithdrawalRecord(key=key, worker=SECOND, since_generation=1)},
+        workers={**OBSERVED.workers, SECOND: replace(OBSERVED.workers[SECOND], statuses={key: status})},
+    )
+    told = worker_assignments(observed, None)
+    assert {route.tenant for route in told[SECOND].routes} == {ACME}
+    assert [peer.subnet_index for peer in told[SECOND].peers] == [5]
+    assert [peer.subnet_index for peer in told[FIRST].peers] == [6]

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from oakestra.model.address import Backend, Peer, Route, RouteKind, host_address, worker_subnet
-from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.service import InstanceAddress
+from oakestra.model.address import Peer, worker_subnet
+from oakestra.model.ids import WorkerId
 from oakestra.network import Overlay, ground
 from oakestra.network.names import Names, is_some_workers, tunnel_mac
 from oakestra.network.paths import Paths, only_v4, paths
 
-SEMANTIC = InstanceAddress(v4="10.30.0.9", v6="fdff::9")
 FIVE, LAST = 5, 16383
 
 
@@ -22,18 +20,7 @@ def peer(index: int, *, host: str = "198.18.0.15") -> Peer:
     return Peer(subnet_index=index, subnets=(worker_subnet(index),), host=host)
 
 
-def route(kind: RouteKind = RouteKind.INSTANCE, *, home: int | None = None, at: int | None = None) -> Route:
-    backends = () if at is None else (Backend(slot=0, address=host_address(worker_subnet(at), 2)),)
-    return Route(service=ServiceId("s"), kind=kind, address=SEMANTIC, backends=backends, home=home)
-
-
-def to_instance(*routes: Route, peers: tuple[Peer, ...] = (peer(FIVE),)) -> object:
-    found = paths(Overlay(peers=peers, routes=routes)).routes
-    return found.get(IPv4Network(SEMANTIC.v4)), found.get(IPv6Network(SEMANTIC.v6))
-
-
 WAY = (IPv4Address("169.254.1.5"), IPv6Address("fe80::a12:5"))
-NOWHERE = (None, None)
 
 
 def test_a_peer_is_a_neighbour_with_subnets() -> None:
@@ -52,31 +39,13 @@ def test_the_last_subnet_index_has_its_names_too() -> None:
     assert set(found.forwarding) == {tunnel_mac(LAST)}
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (route(home=FIVE), WAY),
-        (route(home=FIVE, at=FIVE), WAY),
-        (route(at=FIVE), WAY),
-        (route(home=6, at=FIVE), NOWHERE),
-        (route(at=6), NOWHERE),
-        (route(), NOWHERE),
-        (route(RouteKind.ROUND_ROBIN, at=FIVE), NOWHERE),
-        (route(home=0), NOWHERE),
-    ],
-    ids=["told", "told and ready", "ready", "told otherwise", "no peer", "nobody knows", "a service", "here"],
-)
-def test_replies_to_an_instance_go_where_it_lives(given: Route, expected: object) -> None:
-    assert to_instance(given) == expected
-
-
 def test_nobody_is_their_own_peer() -> None:
     assert paths(Overlay(subnet_index=FIVE, peers=(peer(FIVE),))) == Paths()
-    assert to_instance(route(home=FIVE), peers=(peer(FIVE, host="worker.example"),)) == NOWHERE
+    assert paths(Overlay(peers=(peer(FIVE, host="worker.example"),))) == Paths()
 
 
 def test_a_machine_without_ipv6_uses_the_rest() -> None:
-    found = only_v4(paths(Overlay(peers=(peer(FIVE),), routes=(route(home=FIVE),))))
+    found = only_v4(paths(Overlay(peers=(peer(FIVE),))))
     assert set(found.neighbours) == {WAY[0]}
     assert {each.version for each in found.routes} == {4}
 

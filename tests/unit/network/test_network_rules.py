@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,22 @@ def test_a_tenant_reaches_its_own_alone() -> None:
 def test_instances_speak_with_their_own_semantic_address() -> None:
     assert rows(OVERLAY, "src4") == {"10.18.0.2 : 10.30.0.4", "10.18.0.3 : 10.30.0.5"}
     assert rows(OVERLAY, "src6") == {"fd18::2 : fdff::4"}, "the other has no IPv6 address"
+
+
+def test_what_runs_elsewhere_for_a_slot_is_seen_as_the_slot() -> None:
+    """Two attempts at once, neither of them ready: they may speak, and nobody is led to them."""
+    attempts = (THERE, host_address(worker_subnet(6), 2))
+    slot = replace(route(4, kind=RouteKind.INSTANCE), senders=attempts)
+    found = Overlay(routes=(slot,))
+    assert rows(found, "src4") == {"10.18.1.66 : 10.30.0.4", "10.18.1.130 : 10.30.0.4"}
+    assert rows(found, "reach4") == {"10.30.0.4 . 1", "10.18.1.66 . 1", "10.18.1.130 . 1"}
+    assert rows(found, "svc4") == set()
+
+
+def test_what_is_known_here_wins_over_what_was_said_of_elsewhere() -> None:
+    slot = replace(route(4, kind=RouteKind.INSTANCE), senders=(HERE,))
+    source = Source(namespace=HERE, instance=semantic(9), tenant=ACME)
+    assert rows(Overlay(routes=(slot,), sources=(source,)), "src4") == {"10.18.0.2 : 10.30.0.9"}
 
 
 def test_ports_lead_to_instances() -> None:

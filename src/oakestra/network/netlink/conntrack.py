@@ -19,9 +19,12 @@ _HEADER = struct.Struct(">BBH")
 _AF_INET, _AF_INET6 = 2, 10
 
 
-def forget(netlink: Netlink, address: Address) -> None:
-    """Forget every connection that `address` opened or answered; its next packet is a stranger's."""
-    for direction in (_TUPLE_ORIGINAL, _TUPLE_REPLY):
+def forget(netlink: Netlink, address: Address, *, opened: bool) -> None:
+    """Forget every connection that `address` answers, and with `opened` those that it began, too.
+
+    What comes of them next is a stranger's.
+    """
+    for direction in (_TUPLE_REPLY, _TUPLE_ORIGINAL) if opened else (_TUPLE_REPLY,):
         try:
             netlink.request([_filtered(address, direction)], ignore={errno.ENOENT})
         except NetlinkError as error:
