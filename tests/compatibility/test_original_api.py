@@ -206,7 +206,7 @@ REFUSALS: list[tuple[str, str, Any, int, Any]] = [
     ("POST", "/api/service/", sla(application(microservice(), applicationID=NOWHERE)), 400, ERROR),
     ("POST", "/api/service/", sla(application(microservice(virtualization="unikernel"))), 400, ERROR),
     ("POST", "/api/service/", {}, 404, ERROR),
-    ("PUT", "/api/service/{service}", MORE, 501, ERROR),
+    ("PUT", "/api/service/{service}", MORE, 400, ERROR),
     ("DELETE", "/api/service/{service}/instance/one", None, 400, ERROR),
     ("GET", "/api/nothing", None, 404, ERROR),
     ("DELETE", "/api/application/", None, 405, ERROR),

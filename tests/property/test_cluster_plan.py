@@ -8,8 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oakestra.cluster.observe import Observed, WorkerSeen
-from oakestra.cluster.plan import (
+from oakestra.cluster.decisions import (
     Adopt,
     Decision,
     Forget,
@@ -18,8 +17,9 @@ from oakestra.cluster.plan import (
     Place,
     Unplaceable,
     Withdraw,
-    plan,
 )
+from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.plan import plan
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot

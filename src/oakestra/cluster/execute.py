@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oakestra.cluster.plan import (
+from oakestra.cluster.decisions import (
     Adopt,
     Decision,
     Forget,
     ForgetService,
     GrantSubnet,
+    Move,
     Place,
     Unplaceable,
     Withdraw,
 )
-from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, slot_key, withdrawal_key
+from oakestra.cluster.state import (
+    ClusterState,
+    Leaving,
+    SlotRecord,
+    WithdrawalRecord,
+    slot_key,
+    withdrawal_key,
+)
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, Placement
 from oakestra.wire.native import ClusterAssignment, Version
@@ -54,8 +62,8 @@ def _accept_slot(state: ClusterState, placed: Placement, fresh: SlotRecord) -> N
 
 
 def _vacate(state: ClusterState, record: SlotRecord, *, reason: str) -> None:
-    if record.worker is not None:
-        _withdraw(state, record.key, record.worker, reason=reason)
+    for worker, key in record.attempts:
+        _withdraw(state, key, worker, reason=reason)
 
 
 def _withdraw(state: ClusterState, key: InstanceKey, worker: WorkerId, *, reason: str) -> None:
@@ -78,20 +86,23 @@ def _apply(state: ClusterState, decision: Decision) -> None:
     match decision:
         case Place(slot=slot, worker=worker, attempt=attempt, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
-            placed = replace(record, worker=worker, attempt=attempt, reason=reason, verdicts=verdicts)
+            revision = state.services[slot.service].revision
+            placed = replace(
+                record, worker=worker, attempt=attempt, revision=revision, reason=reason, verdicts=verdicts
+            )
             state.slots.put(slot_key(slot), placed)
-        case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
-            record = state.slots[slot_key(slot)]
-            _vacate(state, record, reason="a later attempt was found running")
-            state.slots.put(slot_key(slot), replace(record, worker=worker, attempt=attempt, reason=reason))
+        case Move():
+            _move(state, decision)
+        case Adopt():
+            _adopt(state, decision)
         case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
         case Withdraw(key=key, worker=worker, reason=reason):
             _withdraw(state, key, worker, reason=reason)
             current = state.slots.get(slot_key(key.slot))
-            if current is not None and current.worker == worker and current.key == key:
-                state.slots.put(slot_key(key.slot), replace(current, worker=None, reason=reason))
+            if current is not None and (worker, key) in current.attempts:
+                state.slots.put(slot_key(key.slot), _without(current, key, reason))
         case Forget(worker=worker, key=key):
             state.withdrawals.remove(withdrawal_key(worker, key))
         case ForgetService(service=service):
@@ -100,6 +111,43 @@ def _apply(state: ClusterState, decision: Decision) -> None:
             known = state.workers[worker]
             granted = (*known.subnet_indexes, index)
             state.workers.put(worker, replace(known, subnet_indexes=granted))
+
+
+def _move(state: ClusterState, move: Move) -> None:
+    record = state.slots[slot_key(move.slot)]
+    assert record.worker is not None, "only what has a place moves"
+    leaving = record.leaving or Leaving(worker=record.worker, attempt=record.attempt, reason=move.reason)
+    moved = replace(
+        record,
+        worker=move.worker,
+        attempt=move.attempt,
+        revision=state.services[move.slot.service].revision,
+        leaving=leaving,
+        reason=move.reason,
+        verdicts=move.verdicts,
+    )
+    state.slots.put(slot_key(move.slot), moved)
+
+
+def _adopt(state: ClusterState, adoption: Adopt) -> None:
+    record = state.slots[slot_key(adoption.slot)]
+    _vacate(state, record, reason="a later attempt was found running")
+    adopted = replace(
+        record,
+        worker=adoption.worker,
+        attempt=adoption.attempt,
+        revision=adoption.revision,
+        leaving=None,
+        reason=adoption.reason,
+    )
+    state.slots.put(slot_key(adoption.slot), adopted)
+
+
+def _without(record: SlotRecord, key: InstanceKey, reason: str) -> SlotRecord:
+    """Return the record without one of its attempts."""
+    if record.leaving is not None and record.leaving_key == key:
+        return replace(record, leaving=None)
+    return replace(record, worker=None, reason=reason)
 
 
 def stamp(state: ClusterState, worker: WorkerId, digest: str) -> tuple[Version, bool]:

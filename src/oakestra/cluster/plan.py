@@ -5,89 +5,35 @@ Must not know: how assignments travel, what a worker does with one, what the ori
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator
 
+from oakestra.cluster.decisions import (
+    Adopt,
+    Decision,
+    Forget,
+    ForgetService,
+    GrantSubnet,
+    Place,
+    Unplaceable,
+    Withdraw,
+)
+from oakestra.cluster.ledger import Ledger
+from oakestra.cluster.moves import finished, moves
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, Slot
-from oakestra.model.service import Resources, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
-from oakestra.scheduling.placement import CandidateVerdict, Choice, choose_worker
-from oakestra.scheduling.request import Request, WorkerCandidate
+from oakestra.scheduling.placement import Choice, choose_worker
+from oakestra.scheduling.request import Request
 
 SUBNET_RESERVE = 8
 """A worker gets its next subnet when fewer addresses than this are left, so that placing never waits for one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Give a slot to a worker as a new attempt."""
-
-    slot: Slot
-    worker: WorkerId
-    attempt: int
-    reason: str
-    verdicts: tuple[CandidateVerdict, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adopt:
-    """Take an attempt that already runs as the slot's current one."""
-
-    slot: Slot
-    worker: WorkerId
-    attempt: int
-    reason: str = "found running"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unplaceable:
-    """No worker will do; the slot waits."""
-
-    slot: Slot
-    reason: str
-    verdicts: tuple[CandidateVerdict, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdraw:
-    """An attempt must go from a worker."""
-
-    key: InstanceKey
-    worker: WorkerId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forget:
-    """A withdrawn attempt was seen gone."""
-
-    worker: WorkerId
-    key: InstanceKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetService:
-    """Nothing of a service is left here."""
-
-    service: ServiceId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrantSubnet:
-    """A worker gets addresses, or more of them."""
-
-    worker: WorkerId
-    index: int
-
-
 Adopted = tuple[Slot, int, WorkerId]
-
-Decision = Place | Adopt | Unplaceable | Withdraw | Forget | ForgetService | GrantSubnet
 
 
 def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
@@ -99,15 +45,17 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     forgotten = tuple(_gone(observed))
     adopted = tuple(_adoptions(observed))
     withdrawn = tuple(_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
-    ledger = _Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
+    ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
     for adoption in adopted:
         ledger.reserve(adoption.worker, observed.services[adoption.slot.service])
     for withdrawal in withdrawn:
         ledger.hold_orphan(withdrawal)
     placed = tuple(_placements(observed, ledger, {d.slot for d in adopted}))
+    touched = {d.slot for d in (*adopted, *placed)} | {d.key.slot for d in withdrawn}
+    moved = tuple(moves(observed, ledger, _attempts_seen(observed), besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
-    return (*forgotten, *adopted, *withdrawn, *placed, *granted, *left)
+    return (*forgotten, *adopted, *withdrawn, *placed, *moved, *granted, *left)
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
@@ -128,7 +76,7 @@ def _shown_gone(worker: WorkerSeen, withdrawal: WithdrawalRecord, *, epoch: int)
 
 def _adoptions(observed: Observed) -> Iterator[Adopt]:
     """A store that is new, or was restored, takes what runs for the slots it was given, the latest attempt of each."""
-    best: dict[Slot, tuple[int, WorkerId]] = {}
+    best: dict[Slot, tuple[int, WorkerId, int]] = {}
     for id, worker in sorted(observed.workers.items()):
         if worker.liveness is not Liveness.LIVE:
             continue
@@ -138,13 +86,15 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
             wanted = record is not None and record.placed == key.placed and not withdrawn
             if record is None or not wanted or key.attempt <= record.attempt:
                 continue
-            best[key.slot] = max(best.get(key.slot, (0, id)), (key.attempt, id))
-    for slot, (attempt, id) in sorted(best.items()):
-        yield Adopt(slot=slot, worker=id, attempt=attempt)
+            found = (key.attempt, id, worker.statuses[key].revision)
+            best[key.slot] = max(best.get(key.slot, (0, id, 0)), found)
+    for slot, (attempt, id, revision) in sorted(best.items()):
+        yield Adopt(slot=slot, worker=id, attempt=attempt, revision=revision)
 
 
 def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw]:
     moved = {slot for slot, _, _ in adopted}
+    yield from finished(observed)
     for slot, record in sorted(observed.slots.items()):
         if record.worker is None:
             continue
@@ -168,82 +118,14 @@ def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: s
     record = observed.slots.get(key.slot)
     if record is None:
         return "nobody asked for it" if observed.root_known and not observed.adopting else ""
-    if record.worker == worker and record.key == key:
+    if (worker, key) in record.attempts:
         return ""
     if (key.placement, key.attempt) <= (record.placed.placement, record.attempt):
         return "a later attempt replaced it"
     return ""
 
 
-class _Ledger:
-    """What is free on each worker, kept up to date while placements are decided."""
-
-    def __init__(self, observed: Observed, gone: set[Withdrawn], *, vcpu_overcommit: float) -> None:
-        self._observed = observed
-        self._used: defaultdict[WorkerId, Resources] = defaultdict(Resources)
-        self._ports: defaultdict[WorkerId, set[tuple[str, int]]] = defaultdict(set)
-        self._services: defaultdict[WorkerId, Counter[ServiceId]] = defaultdict(Counter)
-        self._overcommit = vcpu_overcommit
-        held = [(record.worker, record.placed.service) for record in observed.slots.values() if record.worker]
-        held += [(id, key.service) for id, key in observed.withdrawals if (id, key) not in gone]
-        for worker, service in held:
-            spec = observed.services.get(service)
-            if spec is not None:
-                self.reserve(worker, spec)
-
-    def reserve(self, worker: WorkerId, spec: ServiceSpec) -> None:
-        self._used[worker] += spec.resources
-        self._ports[worker].update((port.protocol.value, port.host_port) for port in spec.ports)
-        self._services[worker][spec.id] += 1
-
-    def hold_orphan(self, withdrawal: Withdraw) -> None:
-        """Count what nobody asked for until it is seen gone."""
-        record = self._observed.slots.get(withdrawal.key.slot)
-        current = record is not None and record.worker == withdrawal.worker and record.key == withdrawal.key
-        spec = self._observed.services.get(withdrawal.key.service)
-        if spec is not None and not current:
-            self.reserve(withdrawal.worker, spec)
-
-    def candidate(self, worker: WorkerSeen, service: ServiceId) -> WorkerCandidate:
-        record = worker.record
-        total = overcommitted(record.capacity.resources, self._overcommit)
-        return WorkerCandidate(
-            id=record.id,
-            name=record.name,
-            unusable=_unusable(self._observed, worker),
-            capacity=record.capacity,
-            free=total - self._used[record.id],
-            total=total,
-            ports_taken=frozenset(self._ports[record.id]),
-            instances=self._services[record.id].total(),
-            siblings=self._services[record.id][service],
-        )
-
-
-def overcommitted(resources: Resources, vcpu_overcommit: float) -> Resources:
-    """Return what may be promised of a machine: vCPUs are shared, everything else is given once."""
-    return replace(resources, vcpus=int(resources.vcpus * vcpu_overcommit))
-
-
-def free_of(observed: Observed, *, vcpu_overcommit: float) -> Mapping[WorkerId, WorkerCandidate]:
-    """Return every worker with what is unreserved on it, as its summary to root needs it."""
-    ledger = _Ledger(observed, set(), vcpu_overcommit=vcpu_overcommit)
-    return {id: ledger.candidate(worker, ServiceId("")) for id, worker in sorted(observed.workers.items())}
-
-
-def _unusable(observed: Observed, worker: WorkerSeen) -> str:
-    if worker.liveness is Liveness.LOST:
-        return "lost"
-    if not worker.reported:
-        return "has not reported yet"
-    if any(key.service not in observed.services for key in worker.statuses):
-        return "still holds an instance of which this cluster does not know what it needs"
-    if not worker.record.subnet_indexes:
-        return "has no addresses for instances (root has not leased any to this cluster yet)"
-    return ""
-
-
-def _placements(observed: Observed, ledger: _Ledger, adopted: set[Slot]) -> Iterator[Place | Unplaceable]:
+def _placements(observed: Observed, ledger: Ledger, adopted: set[Slot]) -> Iterator[Place | Unplaceable]:
     seen = _attempts_seen(observed)
     for slot, record in sorted(observed.slots.items()):
         if slot in adopted or not _homeless(observed, record):
@@ -254,10 +136,7 @@ def _placements(observed: Observed, ledger: _Ledger, adopted: set[Slot]) -> Iter
         if observed.adopting and _may_run_somewhere(observed):
             yield Unplaceable(slot=slot, reason="waiting for workers to report what they run")
             continue
-        candidates = [
-            ledger.candidate(worker, slot.service) for _, worker in sorted(observed.workers.items())
-        ]
-        verdict = choose_worker(Request.of(spec), candidates, start=slot.number)
+        verdict = choose_worker(Request.of(spec), ledger.candidates(slot.service), start=slot.number)
         if isinstance(verdict, Choice):
             worker = WorkerId(verdict.id)
             ledger.reserve(worker, spec)
@@ -294,7 +173,7 @@ def _may_run_somewhere(observed: Observed) -> bool:
     )
 
 
-def _grants(observed: Observed, ledger: _Ledger) -> Iterator[GrantSubnet]:
+def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:
     if observed.adopting:
         return  # workers that are still to join say which subnets they have
     first, count = observed.lease

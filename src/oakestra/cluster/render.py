@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from oakestra.cluster.ledger import free_of
 from oakestra.cluster.observe import Observed, WorkerSeen
-from oakestra.cluster.plan import free_of
 from oakestra.cluster.state import SlotRecord
 from oakestra.model.address import Backend, Peer, Route, RouteKind, worker_subnet
 from oakestra.model.ids import OrganizationId, ServiceId, WorkerId
@@ -45,10 +45,10 @@ def worker_assignments(
 ) -> dict[WorkerId, WorkerAssignment]:
     """Return what each worker should have, without versions."""
     routes = _Routes(observed, remote)
-    held: defaultdict[WorkerId, list[SlotRecord]] = defaultdict(list)
+    held: defaultdict[WorkerId, list[AssignedInstance]] = defaultdict(list)
     for _, record in sorted(observed.slots.items()):
-        if record.worker is not None:
-            held[record.worker].append(record)
+        for worker_id, key in record.attempts:
+            held[worker_id].append(AssignedInstance(key=key, address=record.address))
     withdrawn: defaultdict[WorkerId, list[InstanceKey]] = defaultdict(list)
     for id, key in sorted(observed.withdrawals):
         withdrawn[id].append(key)
@@ -61,18 +61,18 @@ def worker_assignments(
 def _assignment(
     observed: Observed,
     worker: WorkerSeen,
-    held: list[SlotRecord],
+    held: list[AssignedInstance],
     withdrawn: list[InstanceKey],
     routes: _Routes,
 ) -> WorkerAssignment:
-    services = sorted({record.placed.service for record in held} & observed.services.keys())
+    services = sorted({instance.key.service for instance in held} & observed.services.keys())
     present = {*services, *(key.service for key in (*withdrawn, *worker.statuses))} & observed.services.keys()
     tenants = sorted({observed.services[service].tenant for service in present})
     indexes = worker.record.subnet_indexes
     return WorkerAssignment(
         version=UNVERSIONED,
         services=tuple(observed.services[service] for service in services),
-        instances=tuple(AssignedInstance(key=record.key, address=record.address) for record in held),
+        instances=tuple(held),
         withdrawn=tuple(withdrawn),
         subnets=tuple(worker_subnet(index) for index in indexes),
         subnet_index=indexes[0] if indexes else 0,
@@ -96,9 +96,9 @@ class _Routes:
             self._tenants[spec.tenant].append(spec)
         for slot, record in sorted(observed.slots.items()):
             self._slots[slot.service][slot.number] = record.address
-            status = _current_status(observed, record)
-            if status is not None and status.ready and record.worker is not None:
-                ready = _Ready(slot.number, record.address, status.namespace, record.worker)
+            worker, status = serving(observed, record)
+            if status is not None and status.ready and worker is not None:
+                ready = _Ready(slot.number, record.address, status.namespace, worker)
                 self._ready[slot.service].append(ready)
         for other in remote.remotes if remote else ():
             self._slots[other.placed.service].setdefault(other.placed.number, other.instance)
@@ -132,9 +132,10 @@ class _Routes:
         """Yield every other worker that runs instances of these tenants."""
         services = {spec.id for tenant in tenants for spec in self._tenants[tenant]}
         others = {
-            record.worker
+            holder
             for slot, record in self._observed.slots.items()
-            if slot.service in services and record.worker is not None and record.worker != worker
+            for holder, _ in record.attempts
+            if slot.service in services and holder != worker
         }
         others |= {
             id
@@ -177,9 +178,28 @@ def _peer(worker: WorkerSeen) -> Peer:
     )
 
 
-def _current_status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+def serving(observed: Observed, record: SlotRecord) -> tuple[WorkerId | None, InstanceStatus | None]:
+    """Return which worker a slot's traffic goes to, and what was seen there: the current attempt, if it is ready or alone."""
+    current = _status(observed, record.worker, record.key)
+    if record.leaving is None or (current is not None and current.ready):
+        return record.worker, current
+    earlier = _status(observed, record.leaving.worker, record.leaving_key)
+    if earlier is None or not earlier.ready:
+        return record.worker, current
+    return record.leaving.worker, replace(earlier, reason=_replacing(observed, record, current))
+
+
+def _status(observed: Observed, worker: WorkerId | None, key: InstanceKey) -> InstanceStatus | None:
+    seen = observed.workers.get(worker) if worker else None
+    return seen.statuses.get(key) if seen else None
+
+
+def _replacing(observed: Observed, record: SlotRecord, successor: InstanceStatus | None) -> str:
     worker = observed.workers.get(record.worker) if record.worker else None
-    return worker.statuses.get(record.key) if worker else None
+    if worker is None:
+        return f"is being replaced; no worker takes its successor yet: {record.reason}"
+    far = f"{Phase(successor.phase).name} {successor.reason}".strip() if successor else "not seen yet"
+    return f"is being replaced by an attempt on {worker.record.name}: {far}"
 
 
 def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: float) -> ClusterReport:
@@ -191,6 +211,7 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
         complete=not observed.adopting,
         store=observed.epoch,
         statuses=tuple(_statuses(observed)),
+        successors=tuple(_successors(observed)),
         refusals=tuple(_refusals(observed)),
         aggregates=tuple(_aggregates(candidates)),
         workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
@@ -204,15 +225,15 @@ def _refusals(observed: Observed) -> Iterator[Refusal]:
     ):
         return
     for _, record in sorted(observed.slots.items()):
-        if record.worker is None and record.reason:
+        if record.worker is None and record.leaving is None and record.reason:
             yield Refusal(placed=record.placed, reason=record.reason)
 
 
 def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
     for _, record in sorted(observed.slots.items()):
-        status = _current_status(observed, record)
+        worker, status = serving(observed, record)
         if status is not None:
-            yield replace(status, worker=record.worker or WorkerId(""))
+            yield replace(status, worker=worker or WorkerId(""))
         elif record.worker is not None:
             yield InstanceStatus(
                 key=record.key,
@@ -226,11 +247,20 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
         record_now = observed.slots.get(key.slot)
         if record_now is not None and record_now.placed == key.placed:
             continue  # the placement lives on; its earlier attempts are this cluster's own business
-        worker = observed.workers.get(id)
-        seen = worker.statuses.get(key) if worker else None
+        holder = observed.workers.get(id)
+        seen = holder.statuses.get(key) if holder else None
         phase = Phase.WORKER_ASSIGNED if seen is None else seen.phase
         status = seen or InstanceStatus(key=key, phase=phase)
         yield replace(status, worker=id, ready=False, reason=withdrawal.reason)
+
+
+def _successors(observed: Observed) -> Iterator[InstanceStatus]:
+    """Yield the attempts that are to replace one which still serves."""
+    for _, record in sorted(observed.slots.items()):
+        worker, _ = serving(observed, record)
+        status = _status(observed, record.worker, record.key)
+        if record.leaving is not None and worker == record.leaving.worker and status is not None:
+            yield status
 
 
 def _not_begun(observed: Observed, record: SlotRecord) -> str:
@@ -278,4 +308,5 @@ def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:
         tunnel_port=worker.record.tunnel_port,
         subnet_indexes=worker.record.subnet_indexes,
         trouble=worker.trouble,
+        availability=worker.record.availability.value,
     )

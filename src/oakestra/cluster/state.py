@@ -7,6 +7,7 @@ attempt, worker and reason, and the withdrawals; joining writes workers; workers
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId
@@ -19,6 +20,25 @@ from oakestra.store.records import Records
 from oakestra.wire.native import ClusterAssignment, Version, WorkerReport
 
 
+class Availability(StrEnum):
+    """Whether a worker takes instances."""
+
+    ACTIVE = "active"
+    CORDONED = "cordoned"
+    """Keeps what it has and takes nothing new."""
+    DRAINING = "draining"
+    """Takes nothing new, and what it has moves away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """An attempt that goes as soon as its successor is ready."""
+
+    worker: WorkerId
+    attempt: int
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRecord:
     """A slot that root placed here, and which worker has it."""
@@ -28,8 +48,25 @@ class SlotRecord:
     attempt: int = 0
     """Number of the current or last attempt; 0 before the first."""
     worker: WorkerId | None = None
+    revision: int = 0
+    """Of the service, when the current attempt was placed."""
+    leaving: Leaving | None = None
+    """An earlier attempt that serves until the current one is ready."""
     reason: str = ""
     verdicts: tuple[CandidateVerdict, ...] = ()
+
+    @property
+    def attempts(self) -> tuple[tuple[WorkerId, InstanceKey], ...]:
+        """Every attempt that has a right to be there, and where."""
+        current = ((self.worker, self.key),) if self.worker is not None else ()
+        leaving = ((self.leaving.worker, self.leaving_key),) if self.leaving is not None else ()
+        return (*current, *leaving)
+
+    @property
+    def leaving_key(self) -> InstanceKey:
+        """The attempt that is being replaced."""
+        assert self.leaving is not None, "asked only while something leaves"
+        return InstanceKey(*self.placed, self.leaving.attempt)
 
     @property
     def key(self) -> InstanceKey:
@@ -62,6 +99,7 @@ class WorkerRecord:
     """The greatest it had; a worker that lost its state gets a greater one."""
     capacity: Capacity = field(default_factory=Capacity)
     subnet_indexes: tuple[int, ...] = ()
+    availability: Availability = Availability.ACTIVE
     generation: int = 0
     """Of the assignment last rendered for it."""
     assignment_digest: str = ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from oakestra.cluster.decisions import Adopt, Decision, Forget, Move, Place, Unplaceable, Withdraw
 from oakestra.cluster.observe import Observed
-from oakestra.cluster.plan import Adopt, Decision, Forget, Place, Unplaceable, Withdraw
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
@@ -18,7 +18,10 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
     """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
     for decision in decisions:
         match decision:
-            case Place(slot=slot, worker=worker, attempt=attempt, reason=reason):
+            case (
+                Place(slot=slot, worker=worker, attempt=attempt, reason=reason)
+                | Move(slot=slot, worker=worker, attempt=attempt, reason=reason)
+            ):
                 yield _about(slot, EventKind.PLACED, reason, _name(observed, worker), attempt)
             case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
                 yield _about(slot, EventKind.ADOPTED, reason, _name(observed, worker), attempt)

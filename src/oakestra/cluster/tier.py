@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
-
-import msgspec
 
 from oakestra.cluster import story
+from oakestra.cluster.decisions import Decision
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, observe
-from oakestra.cluster.plan import Decision, plan
+from oakestra.cluster.plan import plan
 from oakestra.cluster.render import cluster_report, worker_assignments
+from oakestra.cluster.requests import Requests
 from oakestra.cluster.state import ClusterState, WorkerRecord
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
@@ -25,10 +24,9 @@ from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.machine import MachineUsage
 from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
-from oakestra.store.event_log import EventLog, told
+from oakestra.store.event_log import EventLog
 from oakestra.transport import Channel, Link
 from oakestra.transport.calls import Answers, Relay
-from oakestra.wire.api import SlotVerdicts, Verdict
 from oakestra.wire.native import (
     UNKNOWN_HERE,
     Beat,
@@ -106,7 +104,8 @@ class Cluster:
         self._report_due = False
         self._resend: set[WorkerId] = set()
         self._loop = Loop(self._pass, resync_s=tuning.resync_s)
-        self._answers = Answers({"events": self._events, "verdicts": self._verdicts})
+        requests = Requests(self.state, self.events, is_lost=self._is_lost, wake=self._loop.wake)
+        self._answers = Answers(requests.methods())
         self._tasks: asyncio.TaskGroup | None = None
         self._relay = Relay(up, down, own=self._asked)
         up.listen(self._from_root, self._root_presence)
@@ -361,28 +360,8 @@ class Cluster:
         assert self._tasks is not None, "links run in `run`"
         self._answers.received(self._up, peer, payload, self._tasks)
 
-    async def _events(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
-        """Yield what happened, all of it or of one service or instance; with `follow` also what will."""
-        async for line in told(self.events, arguments):
-            yield line
-
-    async def _verdicts(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
-        """Yield why each instance of a service is where it is here, or nowhere, with every candidate's verdict."""
-        service = str(arguments.get("service", ""))
-        yield msgspec.json.encode(
-            [
-                SlotVerdicts(
-                    number=record.placed.number,
-                    reason=record.reason,
-                    verdicts=tuple(
-                        Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
-                        for verdict in record.verdicts
-                    ),
-                )
-                for record in self.state.slots.values()
-                if record.placed.service == service
-            ]
-        )
+    def _is_lost(self, worker: WorkerId) -> bool:
+        return self._observe().workers[worker].liveness is Liveness.LOST
 
     # --- towards root ----------------------------------------------------------------------------------------------
 
@@ -403,7 +382,9 @@ class Cluster:
             )
             if machines:
                 workers = tuple(
-                    (id, view.machine) for id, view in sorted(self.state.views.items()) if view.report is not None
+                    (id, view.machine)
+                    for id, view in sorted(self.state.views.items())
+                    if view.report is not None
                 )
                 telemetry = Telemetry(machine=_mean(machines), instances=instances, workers=workers)
                 self._up.send("up", Channel.TELEMETRY, encode(telemetry))

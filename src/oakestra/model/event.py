@@ -31,6 +31,8 @@ class EventKind(StrEnum):
     """From now on it is routed to."""
     NOT_READY = "not_ready"
     """From now on it is not."""
+    UPDATED = "updated"
+    """A service has a new revision, or its update ended."""
     JOINED = "joined"
     """A worker or cluster became a member."""
     LIVENESS = "liveness"

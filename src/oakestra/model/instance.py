@@ -103,6 +103,8 @@ class InstanceStatus:
     """Why it is where it is, in a sentence for people."""
     exit_code: int | None = None
     worker: WorkerId = WorkerId("")
+    revision: int = 0
+    """Of the service's spec that it runs."""
     namespace: InstanceAddress = field(default_factory=InstanceAddress)
     """Its own addresses on the worker's subnet (not the semantic ones)."""
 

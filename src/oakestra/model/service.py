@@ -41,6 +41,20 @@ class CheckKind(StrEnum):
         return cls.UNKNOWN
 
 
+class UpdateOrder(StrEnum):
+    """What comes first when an instance is replaced."""
+
+    START_FIRST = "start_first"
+    """The successor is ready before the earlier one goes; where there is no room for both, the earlier one goes first."""
+    STOP_FIRST = "stop_first"
+    """The earlier one is gone before its successor starts."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> UpdateOrder:
+        del value
+        return cls.START_FIRST
+
+
 class ConstraintKind(StrEnum):
     """Rules a user may set about where a service runs; others are kept but not understood."""
 
@@ -152,6 +166,21 @@ class InstanceAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatePolicy:
+    """How running instances are replaced: by a new revision, or because their worker is drained."""
+
+    order: UpdateOrder = UpdateOrder.START_FIRST
+    parallel: int = 1
+    """So many instances may be on their way, or away, at once in each cluster."""
+    monitor_s: float = 10.0
+    """An update is done when all of it has been ready for so long."""
+    progress_deadline_s: float = 300.0
+    """An update of which no further instance became ready for so long has failed."""
+    rollback: bool = True
+    """Go back to the revision before when an update fails."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     """Everything the tiers below root must know to place and run instances of a service."""
 
@@ -179,6 +208,7 @@ class ServiceSpec:
     one_shot: bool = False
     """A one-shot service that ends with exit code 0 is COMPLETED and stays so."""
     health_check: HealthCheck | None = None
+    update: UpdatePolicy = field(default_factory=UpdatePolicy)
     constraints: tuple[Constraint, ...] = ()
     addresses: ServiceAddresses = field(default_factory=ServiceAddresses)
 

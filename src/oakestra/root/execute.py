@@ -19,8 +19,11 @@ from oakestra.root.plan import (
     Unplaceable,
     Withdraw,
 )
+from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import (
     QuarantineRecord,
+    Rollout,
+    RolloutState,
     RootState,
     ServiceRecord,
     SlotRecord,
@@ -40,7 +43,7 @@ def apply(state: RootState, decisions: Sequence[Decision], *, now_wall_s: float)
         _apply(state, decision, now_wall_s)
 
 
-def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:
+def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # noqa: C901 - a table of decisions
     match decision:
         case Place():
             _place(state, decision, now_wall_s)
@@ -64,6 +67,8 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:
             state.applications.remove(application)
         case EndQuarantine(key=key):
             state.quarantine.remove(key)
+        case Progress() | Fail():
+            _roll(state, decision, now_wall_s)
 
 
 def _place(state: RootState, decision: Place, now_wall_s: float) -> None:
@@ -98,6 +103,37 @@ def _withdraw(state: RootState, decision: Withdraw) -> None:
                 reason=decision.reason,
             ),
         )
+
+
+def _roll(state: RootState, decision: Progress | Fail, now_wall_s: float) -> None:
+    service = state.services[decision.service]
+    if isinstance(decision, Fail):
+        rolled = _failed(service, decision.reason, now_wall_s)
+    else:
+        rolled = replace(service, rollout=decision.rollout)
+    state.services.put(decision.service, rolled)
+
+
+def _failed(service: ServiceRecord, reason: str, now_wall_s: float) -> ServiceRecord:
+    """Return a service whose update failed: rolled back if that can be."""
+    assert service.rollout is not None, "only what is under way fails"
+    if service.spec.update.rollback and service.earlier is not None:
+        return rolled_back(service, f"rolled back: {reason}", now_wall_s)
+    return replace(service, rollout=replace(service.rollout, state=RolloutState.FAILED, reason=reason))
+
+
+def rolled_back(service: ServiceRecord, reason: str, now_wall_s: float) -> ServiceRecord:
+    """Return the service with its earlier spec as a new revision; there is no way further back."""
+    assert service.earlier is not None, "only what was updated is rolled back"
+    return replace(
+        service,
+        spec=replace(service.earlier.spec, revision=service.spec.revision + 1),
+        document=service.earlier.document,
+        earlier=None,
+        rollout=Rollout(
+            state=RolloutState.ROLLED_BACK, began_wall_s=now_wall_s, moved_wall_s=now_wall_s, reason=reason
+        ),
+    )
 
 
 def _forget_service(state: RootState, service: ServiceRecord, now_wall_s: float) -> None:

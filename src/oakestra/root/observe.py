@@ -33,6 +33,7 @@ class ClusterSeen:
     store: int
     """Epoch of its store."""
     statuses: Mapping[Placement, InstanceStatus]
+    successors: tuple[InstanceStatus, ...]
     refusals: Mapping[Placement, str]
     aggregates: tuple[Aggregate, ...]
     workers: tuple[WorkerSummary, ...]
@@ -95,6 +96,7 @@ def _seen(
         applied=report.applied if report else Version(),
         store=report.store if report else 0,
         statuses={status.key.placed: status for status in report.statuses} if report else {},
+        successors=report.successors if report else (),
         refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
         aggregates=report.aggregates if report else (),
         workers=report.workers if report else (),

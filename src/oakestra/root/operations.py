@@ -8,7 +8,7 @@ everybody's uncommitted changes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -18,11 +18,31 @@ from oakestra.control.entropy import new_id
 from oakestra.model.errors import Conflict, Invalid, NotFound, OakestraError
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot
-from oakestra.model.service import Application, InstanceAddress
+from oakestra.model.service import Application, InstanceAddress, ServiceAddresses
 from oakestra.root.addresses import AddressPool
-from oakestra.root.state import ApplicationRecord, RootState, ServiceRecord, SlotRecord, slot_key
+from oakestra.root.execute import rolled_back
+from oakestra.root.state import (
+    ApplicationRecord,
+    Availability,
+    ClusterRecord,
+    Earlier,
+    Rollout,
+    RolloutState,
+    RootState,
+    ServiceRecord,
+    SlotRecord,
+    slot_key,
+)
 from oakestra.root.users.access import Principal
-from oakestra.wire.sla import Microservice, Sla, SlaApplication, checked_name, service_spec
+from oakestra.wire.sla import (
+    Microservice,
+    Sla,
+    SlaApplication,
+    WantedAddresses,
+    checked_name,
+    parse_microservice,
+    service_spec,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +211,88 @@ class Operations:
         self._bury(self.service(asker, id))
         await self._commit("service deleted", asker, service=id)
 
+    async def update_service(self, asker: Principal, id: str, change: Mapping[str, Any]) -> ServiceRecord:
+        """Make a new revision of a service; `change` has the keys of its SLA that are to be other than they are.
+
+        Raises `Invalid` naming every mistake. Nothing happens if nothing is other than it is.
+        """
+        asker.must_provide_applications()
+        service = self.service(asker, id)
+        wanted = parse_microservice({**service.document, **change})
+        if (wanted.name, wanted.namespace) != tuple(service.spec.name.split(".")[2:]):
+            raise Invalid("a service keeps its name; create another service, or leave the name out")
+        _must_keep(wanted.addresses, service.spec.addresses)
+        spec = replace(
+            service_spec(
+                wanted,
+                id=service.spec.id,
+                application_id=service.spec.application_id,
+                tenant=service.spec.tenant,
+                application=(service.spec.name.split(".")[0], service.spec.name.split(".")[1]),
+                addresses=service.spec.addresses,
+            ),
+            revision=service.spec.revision,
+        )
+        if spec == service.spec:
+            return service
+        now_wall_s = self._clock.wall_s()
+        updated = replace(
+            service,
+            spec=replace(spec, revision=service.spec.revision + 1),
+            document=wanted.document,
+            earlier=Earlier(spec=service.spec, document=service.document),
+            rollout=Rollout(state=RolloutState.ROLLING, began_wall_s=now_wall_s, moved_wall_s=now_wall_s),
+        )
+        self._state.services.put(service.spec.id, updated)
+        await self._commit("service updated", asker, service=service.spec.id, revision=updated.spec.revision)
+        return updated
+
+    async def roll_back_service(self, asker: Principal, id: str) -> ServiceRecord:
+        """Go back to the revision before the last update. Raises `Conflict` if there is none."""
+        asker.must_provide_applications()
+        service = self.service(asker, id)
+        if service.earlier is None:
+            raise Conflict(
+                f"{service.spec.name} has no revision to go back to: it was not updated since it was created "
+                "or last rolled back"
+            )
+        now_wall_s = self._clock.wall_s()
+        back = rolled_back(service, f"rolled back by {asker.name}", now_wall_s)
+        self._state.services.put(service.spec.id, back)
+        await self._commit("service rolled back", asker, service=service.spec.id, revision=back.spec.revision)
+        return back
+
+    # --- clusters ----------------------------------------------------------------------------------------------
+
+    def _cluster(self, id: str) -> ClusterRecord:
+        record = self._state.clusters.get(id)
+        if record is None:
+            raise NotFound(f"there is no cluster {id!r}; `oak cluster ls` shows what there is")
+        return record
+
+    async def set_cluster(self, asker: Principal, id: str, availability: str) -> ClusterRecord:
+        """Let a cluster take instances, no new ones, or none at all."""
+        record = self._cluster(id)
+        if availability not in set(Availability):
+            raise Invalid(f"availability: expected one of {', '.join(Availability)}, found {availability!r}")
+        changed = replace(record, availability=Availability(availability))
+        self._state.clusters.put(record.id, changed)
+        await self._commit("availability changed", asker, cluster=record.name, availability=availability)
+        return changed
+
+    async def remove_cluster(self, asker: Principal, id: str) -> ClusterRecord:
+        """Forget a cluster that holds nothing; should it come back, it is a new member."""
+        record = self._cluster(id)
+        held = sum(slot.cluster == record.id for slot in self._state.slots.values())
+        if held:
+            raise Conflict(
+                f"cluster {record.name} has {held} instances; move them away first: oak cluster drain {record.name}"
+            )
+        self._state.clusters.remove(record.id)
+        await self._commit("cluster removed", asker, cluster=record.name)
+        self._state.views.pop(record.id, None)
+        return record
+
     # --- instances ---------------------------------------------------------------------------------------------
 
     async def deploy(self, asker: Principal, id: str) -> Slot:
@@ -320,6 +422,15 @@ class Operations:
             raise Conflict(
                 f"{service.spec.name} would have {instances} instances; a service has at most {INSTANCES_MAX}"
             )
+
+
+def _must_keep(wanted: WantedAddresses, has: ServiceAddresses) -> None:
+    for chosen, present in (
+        (wanted.round_robin_v4, has.round_robin_v4),
+        (wanted.round_robin_v6, has.round_robin_v6),
+    ):
+        if chosen and chosen != present:
+            raise Invalid(f"a service keeps its addresses: it has {present}, not {chosen}")
 
 
 def _no_address_twice(services: Sequence[ServiceRecord]) -> None:

@@ -10,7 +10,8 @@ from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, merge
 from oakestra.model.service import Resources, ServiceSpec
 from oakestra.root.observe import ClusterSeen, Observed
-from oakestra.root.state import SlotRecord, WithdrawalRecord
+from oakestra.root.rollout import Fail, Progress, rollouts
+from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import CandidateVerdict, Choice, choose_cluster
 from oakestra.scheduling.request import ClusterCandidate, Pool, Request
@@ -101,6 +102,8 @@ Decision = (
     | ForgetService
     | ForgetApplication
     | EndQuarantine
+    | Progress
+    | Fail
 )
 
 
@@ -117,6 +120,7 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
         *_notes(observed),
         *_unwanted(observed),
         *_placements(observed, ledger),
+        *rollouts(observed),
         *_tombstones(observed, {decision.placed for decision in gone}),
         *(
             EndQuarantine(key=key)
@@ -242,6 +246,8 @@ def _limited(piece: Resources, free: Resources) -> Resources:
 def _unusable(cluster: ClusterSeen) -> str:
     if cluster.liveness is Liveness.LOST:
         return "lost"
+    if cluster.record.availability is not Availability.ACTIVE:
+        return cluster.record.availability.value
     if not cluster.reported:
         return "has not reported yet"
     return ""

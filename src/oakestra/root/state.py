@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from oakestra.model.event import Event
@@ -63,6 +64,46 @@ class ApplicationRecord:
     """Keys of the SLA that we keep without understanding them."""
 
 
+class Availability(StrEnum):
+    """Whether a cluster takes instances."""
+
+    ACTIVE = "active"
+    CORDONED = "cordoned"
+    """Keeps what it has and takes nothing new."""
+    DRAINING = "draining"
+    """Takes nothing new, and what it has moves to other clusters."""
+
+
+class RolloutState(StrEnum):
+    """How an update stands."""
+
+    ROLLING = "rolling"
+    DONE = "done"
+    FAILED = "failed"
+    """It stopped where it was: there is nothing to go back to, or its policy says so."""
+    ROLLED_BACK = "rolled_back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The last update of a service."""
+
+    state: RolloutState
+    began_wall_s: float
+    moved_wall_s: float
+    """When one more instance, or one less, was updated and ready."""
+    updated: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The revision that an update replaced."""
+
+    spec: ServiceSpec
+    document: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceRecord:
     """A service, its counter of slots, and the SLA's own words."""
@@ -73,6 +114,9 @@ class ServiceRecord:
     next_slot: int = 0
     deleted: bool = False
     """A tombstone: goes when its last slot is gone."""
+    rollout: Rollout | None = None
+    earlier: Earlier | None = None
+    """What a rollback goes back to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +169,7 @@ class ClusterRecord:
     subnet_first: int = 0
     """First worker subnet index leased to it."""
     subnet_count: int = 64
+    availability: Availability = Availability.ACTIVE
     generation: int = 0
     """Of the assignment last rendered for it."""
     assignment_digest: str = ""

@@ -9,6 +9,8 @@ from oakestra.model.ids import ClusterId
 from oakestra.model.instance import Placement, Slot
 from oakestra.root.observe import Observed
 from oakestra.root.plan import Decision, Forget, ForgetSlot, Place, Unplaceable, Withdraw
+from oakestra.root.rollout import Fail, Progress
+from oakestra.root.state import RolloutState
 from oakestra.scheduling.liveness import Liveness
 
 
@@ -25,6 +27,10 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
             case Withdraw(placed=placed, cluster=cluster, reason=reason):
                 name = _name(observed, cluster)
                 yield _about(placed.slot, EventKind.WITHDRAWN, reason, name, placed.placement)
+            case Fail(service=service, reason=reason):
+                yield Event(kind=EventKind.UPDATED, reason=f"update failed: {reason}", service=service)
+            case Progress(service=service, rollout=rollout) if rollout.state is RolloutState.DONE:
+                yield Event(kind=EventKind.UPDATED, reason=rollout.reason, service=service)
             case Forget(placed=placed):
                 yield _gone(placed, observed)
             case ForgetSlot(slot=slot):

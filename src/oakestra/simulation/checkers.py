@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from oakestra.cluster.plan import overcommitted
+from oakestra.cluster.ledger import overcommitted
 from oakestra.cluster.state import slot_key as cluster_slot_key
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey, Phase, Slot, order

@@ -73,6 +73,18 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The last update of a service."""
+
+    state: str
+    """`rolling`, `done`, `failed` or `rolled_back`."""
+    updated: int
+    """Instances that are ready on the new revision."""
+    reason: str
+    began_wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A service with all that is known about its instances."""
 
@@ -84,6 +96,8 @@ class Service:
     detail: str
     next_slot: int
     spec: ServiceSpec
+    rollout: Rollout | None
+    """Null: it was not updated yet."""
     instances: tuple[Instance, ...]
 
 
@@ -142,6 +156,8 @@ class Worker:
     """Null: not measured since this root started."""
     trouble: str
     """What it says keeps it from doing what it is told; empty when nothing does."""
+    availability: str
+    """`active`; or `cordoned`: takes nothing new; or `draining`: what it has moves away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +169,23 @@ class Status:
     uptime_s: float | None = None
     epoch: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Availability:
+    """Whether a worker or cluster is to take instances."""
+
+    availability: str
+    """`active`, `cordoned` or `draining`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What became of a worker or cluster."""
+
+    name: str
+    availability: str = ""
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

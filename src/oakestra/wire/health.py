@@ -10,18 +10,16 @@ from typing import Any
 
 from oakestra.model.service import CheckKind, HealthCheck
 from oakestra.wire.checks import (
-    Check,
     Mistakes,
     Rule,
     both,
     described,
     each,
-    fields,
     matching,
     schema_of,
     text,
-    whole,
 )
+from oakestra.wire.closed import between, closed, seconds
 
 NEVER = "never"
 PORT_MAX = 65535
@@ -74,42 +72,6 @@ def health_check(found: Mapping[str, Any]) -> HealthCheck:
 # --- rules ---------------------------------------------------------------------------------------------------
 
 
-def _closed(known: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> Rule:
-    """An object without other keys."""
-    inner = fields(known, required=required)
-
-    def check(path: str, value: Any, mistakes: Mistakes) -> None:
-        inner(path, value, mistakes)
-        if isinstance(value, dict):
-            for key in sorted(value.keys() - known.keys()):
-                name = _CALLED_HERE.get(key)
-                if name in known:
-                    mistakes.add(f"{path}.{key}", f"is called {name!r} here")
-                else:
-                    mistakes.add(f"{path}.{key}", f"is unknown; there are {', '.join(known)}")
-
-    return Rule(check, {**schema_of(inner), "additionalProperties": False})
-
-
-def _seconds(bounds: tuple[float, float]) -> Rule:
-    least, most = bounds
-
-    def check(path: str, value: Any, mistakes: Mistakes) -> None:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-        if not fits:
-            mistakes.expected(path, f"a number of seconds from {least} to {most}", value)
-
-    return Rule(check, {"type": "number", "minimum": least, "maximum": most})
-
-
-def _between(least: int, most: int) -> Rule:
-    def check(path: str, value: Any, mistakes: Mistakes) -> None:
-        if not least <= value <= most:
-            mistakes.expected(path, f"a whole number from {least} to {most}", value)
-
-    return both(whole, Rule(check, {"minimum": least, "maximum": most}))
-
-
 def _or_never(path: str, value: Any, mistakes: Mistakes) -> None:
     if isinstance(value, str) and value != NEVER:
         mistakes.expected(path, f"a number of seconds, or {NEVER!r}", value)
@@ -129,35 +91,36 @@ def _one_kind(path: str, value: Any, mistakes: Mistakes) -> None:
         mistakes.add(path, f"expected one of 'http', 'tcp' and 'exec', {found}")
 
 
-_RESTART_SECONDS = _seconds(RESTART_AFTER_S)
-_PORT = _between(1, PORT_MAX)
+_RESTART_SECONDS = seconds(RESTART_AFTER_S)
+_PORT = between(1, PORT_MAX)
 _PATH = matching(r"/[!-~]{0,1000}", "a path that begins with / and has no spaces in it")
 _COMMAND = both(each(text), Rule(_names_a_program, {"minItems": 1}))
-_THRESHOLD = _between(1, THRESHOLD_MAX)
+_THRESHOLD = between(1, THRESHOLD_MAX)
 
 HEALTH_CHECK = both(
-    _closed(
+    closed(
         {
             "http": described(
-                _closed({"port": _PORT, "path": _PATH}, required=("port",)),
+                closed({"port": _PORT, "path": _PATH}, required=("port",)),
                 "Passes when a GET request is answered with a status from 200 to 399.",
             ),
             "tcp": described(
-                _closed({"port": _PORT}, required=("port",)), "Passes when a connection is accepted."
+                closed({"port": _PORT}, required=("port",)), "Passes when a connection is accepted."
             ),
             "exec": described(
-                _closed({"command": _COMMAND}, required=("command",)),
+                closed({"command": _COMMAND}, required=("command",)),
                 "Passes when this command, run inside, ends with exit code 0.",
             ),
-            "interval_s": _seconds(INTERVAL_S),
-            "timeout_s": _seconds(TIMEOUT_S),
-            "start_period_s": _seconds(START_PERIOD_S),
+            "interval_s": seconds(INTERVAL_S),
+            "timeout_s": seconds(TIMEOUT_S),
+            "start_period_s": seconds(START_PERIOD_S),
             "healthy_threshold": _THRESHOLD,
             "unhealthy_threshold": _THRESHOLD,
             "restart_after_s": Rule(
                 _or_never, {"anyOf": [schema_of(_RESTART_SECONDS), {"type": "string", "enum": [NEVER]}]}
             ),
-        }
+        },
+        called_here=_CALLED_HERE,
     ),
     _one_kind,
 )

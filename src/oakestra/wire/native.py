@@ -110,6 +110,8 @@ class WorkerSummary:
     subnet_indexes: tuple[int, ...] = ()
     trouble: str = ""
     """What it says keeps it from doing what it is told."""
+    availability: str = "active"
+    """Or `cordoned`: takes nothing new; or `draining`: what it has moves away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,8 @@ class ClusterReport:
     """Epoch of the cluster's store. What a new store says replaces what the lost one had said."""
     statuses: tuple[InstanceStatus, ...] = ()
     """The truest status of every placement it knows, including those being withdrawn."""
+    successors: tuple[InstanceStatus, ...] = ()
+    """Attempts that are to replace one which still serves, and is the one in `statuses`."""
     refusals: tuple[Refusal, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
     workers: tuple[WorkerSummary, ...] = ()

@@ -21,6 +21,7 @@ from oakestra.model.service import (
     ServiceAddresses,
     ServiceSpec,
     TransportProtocol,
+    UpdatePolicy,
 )
 from oakestra.wire.checks import (
     Check,
@@ -41,6 +42,7 @@ from oakestra.wire.checks import (
     whole,
 )
 from oakestra.wire.health import HEALTH_CHECK, health_check
+from oakestra.wire.updating import UPDATE_POLICY, update_policy
 
 VERSION = "v2.0"
 TEXT_BYTES_MAX = 1 << 20
@@ -86,6 +88,7 @@ class Microservice:
     one_shot: bool = False
     restart: RestartPolicy = RestartPolicy.ALWAYS
     health_check: HealthCheck | None = None
+    update: UpdatePolicy = field(default_factory=UpdatePolicy)
     constraints: tuple[Constraint, ...] = ()
     addresses: WantedAddresses = field(default_factory=WantedAddresses)
     document: dict[str, Any] = field(default_factory=dict)
@@ -164,9 +167,41 @@ def service_spec(
         restart=wanted.restart,
         one_shot=wanted.one_shot,
         health_check=wanted.health_check,
+        update=wanted.update,
         constraints=wanted.constraints,
         addresses=addresses,
     )
+
+
+def parse_microservice(document: object) -> Microservice:
+    """Return what a microservice object of an SLA says. Raises `SlaInvalid` with all mistakes at once."""
+    mistakes = Mistakes()
+    bounded(document, mistakes)
+    if not mistakes:
+        _MICROSERVICE("", document, mistakes)
+    if mistakes or not isinstance(document, dict):
+        raise SlaInvalid(f"the service cannot be accepted: {mistakes.text()}")
+    return _microservice(document)
+
+
+def service_change(document: object) -> dict[str, Any]:
+    """Return the keys of a microservice in a body of the original's: itself, or an SLA that has just one.
+
+    Raises `Invalid` if it is neither.
+    """
+    if not isinstance(document, dict):
+        raise Invalid("expected an object: a microservice, or an SLA with one")
+    if "applications" not in document:
+        return document
+    try:
+        (found,) = (service for part in document["applications"] for service in part["microservices"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise Invalid(
+            "applications: expected one application with one microservice, the one to change"
+        ) from error
+    if not isinstance(found, dict):
+        raise Invalid("applications[0].microservices[0]: expected an object")
+    return found
 
 
 def checked_name(name: str) -> str:
@@ -256,6 +291,8 @@ _CALLED_HERE = {
     "healthcheck": "health_check",
     "healthCheck": "health_check",
     "restartPolicy": "restart_policy",
+    "update": "update_policy",
+    "update_config": "update_policy",
 }
 _RESTART = one_of([policy.value for policy in RestartPolicy])
 
@@ -341,6 +378,7 @@ _MICROSERVICE = both(
             "restart_policy": _RESTART,
             "restart": described(_RESTART, "A shorter name for `restart_policy`."),
             "health_check": HEALTH_CHECK,
+            "update_policy": UPDATE_POLICY,
             **{key: _called(name) for key, name in _CALLED_HERE.items()},
             "cmd": _TEXTS,
             "environment": each(both(text, _variable)),
@@ -383,6 +421,8 @@ _SLA = fields(
 )
 SLA_SCHEMA = schema_of(_SLA)
 """What an SLA may be, as a JSON schema; it lets through whatever `parse_sla` accepts, and a little more."""
+SERVICE_CHANGE_SCHEMA = {key: value for key, value in schema_of(_MICROSERVICE).items() if key != "required"}
+"""The keys of a microservice, none of which is required."""
 
 
 def _check_version(document: object, mistakes: Mistakes) -> None:
@@ -466,6 +506,7 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
         one_shot=one_shot,
         restart=RestartPolicy(document.get("restart_policy", document.get("restart", default_restart))),
         health_check=health_check(document["health_check"]) if "health_check" in document else None,
+        update=update_policy(document.get("update_policy", {})),
         constraints=tuple(_constraint(rule) for rule in document.get("constraints", ())),
         addresses=_wanted_addresses(document),
         document=document,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from oakestra.model.address import INSTANCES_PER_SUBNET, Peer, Route, Subnet, host_address
-from oakestra.model.ids import ClusterId, ServiceId, WorkerId
+from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.instance import InstanceKey, Phase
 from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.wire.native import Version, WorkerAssignment, service_of
@@ -86,7 +86,7 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
         return desired
     specs = service_of(assignment.services)
     withdrawn = set(assignment.withdrawn)
-    kept = [_told(instance, specs, withdrawn) for instance in desired.instances]
+    kept = [_told(instance, withdrawn) for instance in desired.instances]
     known = {instance.key for instance in kept}
     numbers = _free_numbers(instance.number for instance in kept)
     for assigned in assignment.instances:
@@ -106,11 +106,9 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
     )
 
 
-def _told(
-    instance: LocalInstance, specs: Mapping[ServiceId, ServiceSpec], withdrawn: set[InstanceKey]
-) -> LocalInstance:
-    spec = specs.get(instance.key.service, instance.spec)
-    return replace(instance, spec=spec, withdrawn=instance.withdrawn or instance.key in withdrawn)
+def _told(instance: LocalInstance, withdrawn: set[InstanceKey]) -> LocalInstance:
+    """Return the instance after the cluster spoke; it keeps its spec: another revision is another attempt's."""
+    return replace(instance, withdrawn=instance.withdrawn or instance.key in withdrawn)
 
 
 def adopt(desired: Desired, found: Iterable[LocalInstance]) -> Desired:

@@ -240,6 +240,7 @@ def _status(observed: Observed, instance: LocalInstance) -> InstanceStatus:
         reason=refused or reason,
         exit_code=exit_code,
         worker=desired.worker,
+        revision=instance.spec.revision,
         namespace=namespace_address(desired, instance.number) or InstanceAddress(),
     )
 

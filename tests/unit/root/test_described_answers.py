@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from described import DescribedClient, Description
-from root_api import RootApi, let_cluster_join, let_run, start_api
+from root_api import CLUSTER, WORKER, RootApi, let_cluster_join, let_run, start_api
 from sla_samples import application, microservice, sla
 
 
@@ -78,12 +78,24 @@ async def use_services(api: RootApi, client: DescribedClient) -> None:
     await client.post(f"/api/v1/services/{service}/exec", {"command": ["true"]})
     await client.get(f"/api/v1/services/{service}/story?instance=0")
     await client.get("/api/v1/events")
+    await client.put(f"/api/service/{service}", {"memory": 64})
+    await client.put(f"/api/v1/services/{service}", {"environment": ["A=1"]})
+    await client.post(f"/api/v1/services/{service}/rollback")
+    api.workers.pieces = (b'{"name": "w1"}',)
+    for kind, one in (("workers", WORKER), ("clusters", CLUSTER)):
+        await client.put(f"/api/v1/{kind}/{one}/availability", {"availability": "cordoned"})
+        if kind == "workers":
+            await client.delete(f"/api/v1/{kind}/{one}")
     for url in ("/api/clusters", "/api/clusters/active", "/api/v1/applications", "/api/v1/clusters"):
         assert (await client.get(url)).body != b"[]"
     assert (await client.get("/api/v1/workers")).json()
     await client.delete(f"/api/service/{service}/instance/0")
     await client.delete(f"/api/service/{added['job_id']}")
     await client.delete(f"/api/application/{id}")
+    assert (await client.delete(f"/api/v1/clusters/{CLUSTER}")).status == 409
+    for slot in list(api.state.slots):
+        api.state.slots.remove(slot)  # as passes would
+    await client.delete(f"/api/v1/clusters/{CLUSTER}")
 
 
 async def look_around(client: DescribedClient) -> None:

@@ -92,7 +92,8 @@ def test_adding_services_to_an_application(tmp_path: Path) -> None:
         (failed,) = reply["failed_services"]
         assert (failed["service_name"], failed["status"]) == ("web", 409)
         assert (await client.get(f"/api/service/{reply['job_id']}")).doubled()["microservice_name"] == "db"
-        assert (await client.put(f"/api/service/{reply['job_id']}", sla())).status == 501
+        renamed = await client.put(f"/api/service/{reply['job_id']}", sla())
+        assert (renamed.status, "keeps its name" in renamed.json()["message"]) == (400, True)
 
     run(tmp_path, story)
 

@@ -11,6 +11,7 @@ from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import CallWorker, OwnApi
 from oakestra.root.api.pages import Description
 from oakestra.root.api.stories import StoriesApi
+from oakestra.root.api.upkeep import UpkeepApi
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.state import RootState
@@ -44,5 +45,6 @@ def endpoints(
         *own.endpoints(),
         *ExecutionApi(operations, views, gate, call_worker=call_worker).endpoints(),
         *StoriesApi(state, events, operations, gate, call_worker=call_worker).endpoints(),
+        *UpkeepApi(state, operations, views, gate, call_worker=call_worker).endpoints(),
     ]
     return [*routes, *Description(routes).endpoints()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 from starlette.requests import Request
@@ -29,10 +29,14 @@ from oakestra.transport.http_server import (
     status_of,
 )
 from oakestra.wire.documents import ApplicationDocument, ServiceDocument
-from oakestra.wire.sla import SLA_SCHEMA, SlaInvalid, parse_sla
+from oakestra.wire.sla import SERVICE_CHANGE_SCHEMA, SLA_SCHEMA, SlaInvalid, parse_sla, service_change
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9]{1,30}$")]
 _SLA = Schema(name="Sla", schema=SLA_SCHEMA)
+_CHANGE = Schema(
+    name="ServiceOrSla",
+    schema={"anyOf": [SERVICE_CHANGE_SCHEMA, SLA_SCHEMA]},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +148,9 @@ class ApplicationsApi:
             ),
             Endpoint(
                 method="PUT", path="/api/service/{service_id}", answer=gate(self.update_service),
-                tag=one, summary="Change a service", status=HTTPStatus.NOT_IMPLEMENTED,
-                details="Not available; delete and create it again.",
+                tag=one, summary="Change a service: make a new revision",
+                details="A microservice with the keys that are to be other than they are, or an SLA that has just it.",
+                body=_CHANGE, reply=Message,
             ),
             Endpoint(
                 method="DELETE", path="/api/service/{service_id}", answer=gate(self.delete_service),
@@ -264,11 +269,10 @@ class ApplicationsApi:
         return doubled_response(self._views.service(record))
 
     async def update_service(self, asker: Principal, request: Request) -> Response:
-        """Refuse, as the original does."""
-        self._operations.service(asker, request.path_params["service_id"])
-        status = HTTPStatus.NOT_IMPLEMENTED
-        sentence = "a service cannot be changed yet; delete it and create it again"
-        raise Refusal(status, error_body(status, sentence))
+        """Change a service; the original cannot."""
+        change = service_change(await read_json(request, dict[str, Any]))
+        await self._operations.update_service(asker, request.path_params["service_id"], change)
+        return json_response(Message(message="Job updated"))
 
     async def delete_service(self, asker: Principal, request: Request) -> Response:
         """Delete a service."""

@@ -126,6 +126,7 @@ class Views:
                 free=worker.free,
                 usage=_machine(self._state, record.id, worker.id),
                 trouble=worker.trouble,
+                availability=worker.availability,
             )
             for record in self._state.clusters.values()
             for worker in _workers(self._state, record.id)
@@ -239,6 +240,7 @@ class _Look:
             detail=view.detail,
             next_slot=record.next_slot,
             spec=record.spec,
+            rollout=_rollout(record),
             instances=tuple(self._own_instance(record, slot) for slot in self._numbered(record)),
         )
 
@@ -317,6 +319,18 @@ class _Look:
 
 def _phase_without_report(slot: SlotRecord) -> Phase:
     return Phase.REQUESTED if slot.cluster is None else Phase.CLUSTER_ASSIGNED
+
+
+def _rollout(record: ServiceRecord) -> api.Rollout | None:
+    rollout = record.rollout
+    if rollout is None:
+        return None
+    return api.Rollout(
+        state=rollout.state.value,
+        updated=rollout.updated,
+        reason=rollout.reason,
+        began_wall_s=rollout.began_wall_s,
+    )
 
 
 def _machine(state: RootState, cluster: ClusterId, worker: WorkerId) -> MachineUsage | None:

@@ -53,6 +53,11 @@ class Principal:
                 "ask an administrator of your organization for it"
             )
 
+    def must_keep_infrastructure(self) -> None:
+        """Raise `Forbidden` unless he may take machines out."""
+        if not self.roles & {ADMIN, INFRASTRUCTURE_PROVIDER}:
+            raise Forbidden(f"{NOT_ALLOWED} Taking machines out needs the role {INFRASTRUCTURE_PROVIDER}")
+
     def must_see_infrastructure(self) -> None:
         """Raise `Forbidden` unless he may look at machines."""
         if not self.roles & {ADMIN, INFRASTRUCTURE_PROVIDER}:

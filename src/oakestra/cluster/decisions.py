@@ -1,0 +1,86 @@
+"""What a cluster may decide in a pass. Pure values; `plan.py` makes them, `execute.py` records them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oakestra.model.ids import ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, Slot
+from oakestra.scheduling.placement import CandidateVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Give a slot to a worker as a new attempt."""
+
+    slot: Slot
+    worker: WorkerId
+    attempt: int
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt:
+    """Take an attempt that already runs as the slot's current one."""
+
+    slot: Slot
+    worker: WorkerId
+    attempt: int
+    revision: int = 0
+    reason: str = "found running"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplaceable:
+    """No worker will do; the slot waits."""
+
+    slot: Slot
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    """An attempt must go from a worker."""
+
+    key: InstanceKey
+    worker: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """A withdrawn attempt was seen gone."""
+
+    worker: WorkerId
+    key: InstanceKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetService:
+    """Nothing of a service is left here."""
+
+    service: ServiceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantSubnet:
+    """A worker gets addresses, or more of them."""
+
+    worker: WorkerId
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Start a slot anew on a worker while its present attempt goes on serving until the new one is ready."""
+
+    slot: Slot
+    worker: WorkerId
+    attempt: int
+    reason: str
+    verdicts: tuple[CandidateVerdict, ...] = ()
+
+
+Decision = Place | Move | Adopt | Unplaceable | Withdraw | Forget | ForgetService | GrantSubnet

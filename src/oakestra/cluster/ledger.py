@@ -1,0 +1,103 @@
+"""What is free on each worker, kept up to date while a cluster's placements are decided. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from oakestra.cluster.decisions import Withdraw
+from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
+from oakestra.cluster.state import Availability
+from oakestra.model.ids import ServiceId, WorkerId
+from oakestra.model.service import Resources, ServiceSpec
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.request import WorkerCandidate
+
+
+class Ledger:
+    """Reserves what every attempt holds, those that must go included, until it is seen gone."""
+
+    def __init__(self, observed: Observed, gone: set[Withdrawn], *, vcpu_overcommit: float) -> None:
+        self._observed = observed
+        self._used: defaultdict[WorkerId, Resources] = defaultdict(Resources)
+        self._ports: defaultdict[WorkerId, set[tuple[str, int]]] = defaultdict(set)
+        self._services: defaultdict[WorkerId, Counter[ServiceId]] = defaultdict(Counter)
+        self._overcommit = vcpu_overcommit
+        self._lists: dict[ServiceId, list[WorkerCandidate]] = {}
+        self._places = {id: place for place, id in enumerate(sorted(observed.workers))}
+        records = observed.slots.values()
+        held = [(record.worker, record.placed.service) for record in records if record.worker]
+        held += [(record.leaving.worker, record.placed.service) for record in records if record.leaving]
+        held += [(id, key.service) for id, key in observed.withdrawals if (id, key) not in gone]
+        for worker, service in held:
+            spec = observed.services.get(service)
+            if spec is not None:
+                self.reserve(worker, spec)
+
+    def reserve(self, worker: WorkerId, spec: ServiceSpec) -> None:
+        """Count one more instance of a service on a worker."""
+        self._used[worker] += spec.resources
+        self._ports[worker].update((port.protocol.value, port.host_port) for port in spec.ports)
+        self._services[worker][spec.id] += 1
+        seen = self._observed.workers.get(worker)
+        if seen is not None:
+            for service, candidates in self._lists.items():
+                candidates[self._places[worker]] = self.candidate(seen, service)
+
+    def hold_orphan(self, withdrawal: Withdraw) -> None:
+        """Count what nobody asked for until it is seen gone."""
+        record = self._observed.slots.get(withdrawal.key.slot)
+        current = record is not None and (withdrawal.worker, withdrawal.key) in record.attempts
+        spec = self._observed.services.get(withdrawal.key.service)
+        if spec is not None and not current:
+            self.reserve(withdrawal.worker, spec)
+
+    def candidates(self, service: ServiceId) -> list[WorkerCandidate]:
+        """Return every worker as it is now, for an instance of this service; do not change the list."""
+        found = self._lists.get(service)
+        if found is None:
+            workers = self._observed.workers
+            found = self._lists[service] = [self.candidate(workers[id], service) for id in sorted(workers)]
+        return found
+
+    def candidate(self, worker: WorkerSeen, service: ServiceId) -> WorkerCandidate:
+        """Return a worker as it is now, for an instance of this service."""
+        record = worker.record
+        total = overcommitted(record.capacity.resources, self._overcommit)
+        return WorkerCandidate(
+            id=record.id,
+            name=record.name,
+            unusable=_unusable(self._observed, worker),
+            capacity=record.capacity,
+            free=total - self._used[record.id],
+            total=total,
+            ports_taken=frozenset(self._ports[record.id]),
+            instances=self._services[record.id].total(),
+            siblings=self._services[record.id][service],
+        )
+
+
+def overcommitted(resources: Resources, vcpu_overcommit: float) -> Resources:
+    """Return what may be promised of a machine: vCPUs are shared, everything else is given once."""
+    return replace(resources, vcpus=int(resources.vcpus * vcpu_overcommit))
+
+
+def free_of(observed: Observed, *, vcpu_overcommit: float) -> Mapping[WorkerId, WorkerCandidate]:
+    """Return every worker with what is unreserved on it, as its summary to root needs it."""
+    ledger = Ledger(observed, set(), vcpu_overcommit=vcpu_overcommit)
+    return {id: ledger.candidate(worker, ServiceId("")) for id, worker in sorted(observed.workers.items())}
+
+
+def _unusable(observed: Observed, worker: WorkerSeen) -> str:
+    if worker.liveness is Liveness.LOST:
+        return "lost"
+    if worker.record.availability is not Availability.ACTIVE:
+        return worker.record.availability.value
+    if not worker.reported:
+        return "has not reported yet"
+    if any(key.service not in observed.services for key in worker.statuses):
+        return "still holds an instance of which this cluster does not know what it needs"
+    if not worker.record.subnet_indexes:
+        return "has no addresses for instances (root has not leased any to this cluster yet)"
+    return ""

@@ -1,0 +1,157 @@
+"""Decide which instances move although they run: away from drained workers, and on to a new revision. Pure.
+
+Start before stop: the successor is placed first and the earlier attempt goes when it is ready. Where both do not fit
+at once, or the service asks for it, the earlier one goes first. Of one service so many move at a time as its policy
+allows, so however many workers are drained, it keeps serving.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from oakestra.cluster.decisions import Move, Unplaceable, Withdraw
+from oakestra.cluster.ledger import Ledger
+from oakestra.cluster.observe import Observed
+from oakestra.cluster.state import Availability, SlotRecord
+from oakestra.model.ids import ServiceId, WorkerId
+from oakestra.model.instance import InstanceStatus, Slot
+from oakestra.model.service import ServiceSpec, UpdateOrder
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.placement import Choice, NoChoice, choose_worker
+from oakestra.scheduling.request import Request, WorkerCandidate
+
+
+def finished(observed: Observed) -> Iterator[Withdraw]:
+    """Yield the end of every attempt whose successor is ready, whose worker is lost, or that came to nothing."""
+    for _, record in sorted(observed.slots.items()):
+        if record.leaving is None:
+            continue
+        worker = observed.workers.get(record.leaving.worker)
+        if worker is None or worker.liveness is Liveness.LOST:
+            name = worker.record.name if worker else record.leaving.worker
+            yield Withdraw(
+                key=record.leaving_key, worker=record.leaving.worker, reason=f"worker {name} is lost"
+            )
+        elif _is_ready(observed, record):
+            why = f"its successor is ready: {record.leaving.reason}"
+            yield Withdraw(key=record.leaving_key, worker=record.leaving.worker, reason=why)
+        elif record.worker is not None and (why := _gives_up(observed, record)):
+            yield Withdraw(key=record.key, worker=record.worker, reason=why)
+
+
+def moves(
+    observed: Observed, ledger: Ledger, attempts: Mapping[Slot, int], *, besides: set[Slot]
+) -> Iterator[Move | Withdraw | Unplaceable]:
+    """Yield the next moves. `attempts` is the highest attempt anybody reported of each slot."""
+    if observed.adopting:
+        return
+    moving = _moving(observed)
+    for slot, record in sorted(observed.slots.items()):
+        spec = observed.services.get(slot.service)
+        why = _why_move(observed, record, spec) if spec is not None and slot not in besides else ""
+        if not why or spec is None or record.worker is None:
+            continue
+        ready = _is_ready(observed, record)
+        if ready and moving[slot.service] >= spec.update.parallel:
+            continue
+        moving[slot.service] += 1
+        choice = _successor(ledger, spec, record, ready=ready)
+        if isinstance(choice, Choice):
+            worker = WorkerId(choice.id)
+            ledger.reserve(worker, spec)
+            yield Move(
+                slot=slot,
+                worker=worker,
+                attempt=max(record.attempt, attempts.get(slot, 0)) + 1,
+                reason=f"{choice.name}: {choice.reason} ({why})",
+                verdicts=choice.verdicts,
+            )
+        elif choice is None:
+            yield Withdraw(key=record.key, worker=record.worker, reason=why)
+        else:
+            reason = f"{why}, but it stays: {choice.reason}"
+            yield Unplaceable(slot=slot, reason=reason, verdicts=choice.verdicts)
+
+
+def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) -> str:
+    """Say why an instance should be elsewhere or anew; nothing if it is fine, homeless, or moves already."""
+    worker = observed.workers.get(record.worker) if record.worker else None
+    if worker is None or record.leaving is not None or worker.liveness is Liveness.LOST:
+        return ""
+    if worker.record.availability is Availability.DRAINING:
+        return f"worker {worker.record.name} is drained"
+    if spec is not None and record.revision < spec.revision:
+        return f"updated to revision {spec.revision}"
+    return ""
+
+
+def _gives_up(observed: Observed, record: SlotRecord) -> str:
+    """Say why a successor that is not ready need not become so: another one must follow it anyway."""
+    assert record.worker is not None, "asked only of what has a place"
+    worker = observed.workers.get(record.worker)
+    spec = observed.services.get(record.placed.service)
+    if worker is not None and worker.record.availability is Availability.DRAINING:
+        return f"worker {worker.record.name} is drained"
+    if spec is not None and record.revision < spec.revision:
+        return f"updated to revision {spec.revision} before it was ready"
+    return ""
+
+
+def _moving(observed: Observed) -> Counter[ServiceId]:
+    """Count what of each service is on its way: has a successor that is not ready, or no ready instance at all."""
+    counted: Counter[ServiceId] = Counter()
+    for slot, record in observed.slots.items():
+        spec = observed.services.get(slot.service)
+        updated = spec is not None and record.revision == spec.revision
+        if (
+            record.leaving is not None
+            or record.worker is None
+            or (updated and not _is_ready(observed, record))
+        ):
+            counted[slot.service] += 1
+    return counted
+
+
+def _successor(
+    ledger: Ledger, spec: ServiceSpec, record: SlotRecord, *, ready: bool
+) -> Choice | NoChoice | None:
+    """Choose where the successor goes while the earlier attempt stays; None: the earlier one must go first."""
+    candidates = ledger.candidates(spec.id)
+    if not ready or spec.update.order is UpdateOrder.STOP_FIRST:
+        return None if _fits_after(spec, record, candidates) else _nowhere(spec, candidates, record)
+    verdict = choose_worker(Request.of(spec), candidates, start=record.placed.number)
+    if isinstance(verdict, NoChoice) and _fits_after(spec, record, candidates):
+        return None
+    return verdict
+
+
+def _nowhere(
+    spec: ServiceSpec, candidates: list[WorkerCandidate], record: SlotRecord
+) -> Choice | NoChoice | None:
+    """Say why nobody takes it; should somebody take it all the same, the earlier attempt may go."""
+    verdict = choose_worker(Request.of(spec), candidates, start=record.placed.number)
+    return verdict if isinstance(verdict, NoChoice) else None
+
+
+def _fits_after(spec: ServiceSpec, record: SlotRecord, candidates: list[WorkerCandidate]) -> bool:
+    """Tell whether the instance fits where it is, once its earlier attempt is gone."""
+    here = next((candidate for candidate in candidates if candidate.id == record.worker), None)
+    if here is None:
+        return False
+    own = {(port.protocol.value, port.host_port) for port in spec.ports}
+    freed = replace(here, free=here.free + spec.resources, ports_taken=here.ports_taken - own)
+    return isinstance(choose_worker(Request.of(spec), [freed]), Choice)
+
+
+def _is_ready(observed: Observed, record: SlotRecord) -> bool:
+    status = _status(observed, record)
+    return status is not None and status.ready
+
+
+def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    worker = observed.workers.get(record.worker) if record.worker else None
+    if worker is None or worker.liveness is Liveness.LOST:
+        return None
+    return worker.statuses.get(record.key)

@@ -1,0 +1,104 @@
+"""Answer what root asks on behalf of users: what happened, what was thought of workers, and to take workers out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
+from oakestra.model.errors import Conflict, Invalid, NotFound
+from oakestra.model.ids import WorkerId
+from oakestra.store.event_log import EventLog, told
+from oakestra.transport.calls import Method
+from oakestra.wire.api import Changed, SlotVerdicts, Verdict
+
+logger = logging.getLogger(__name__)
+
+
+class Requests:
+    """Answers with what this cluster has; what it changes is durable before it says so."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        events: EventLog,
+        *,
+        is_lost: Callable[[WorkerId], bool],
+        wake: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._events = events
+        self._is_lost = is_lost
+        self._wake = wake
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return what can be asked, by name."""
+        return {
+            "events": self.events,
+            "verdicts": self.verdicts,
+            "availability": self.availability,
+            "remove": self.remove,
+        }
+
+    async def events(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield what happened, all of it or of one service or instance; with `follow` also what will."""
+        async for line in told(self._events, arguments):
+            yield line
+
+    async def verdicts(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield why each instance of a service is where it is here, or nowhere, with every candidate's verdict."""
+        service = str(arguments.get("service", ""))
+        yield msgspec.json.encode(
+            [
+                SlotVerdicts(
+                    number=record.placed.number,
+                    reason=record.reason,
+                    verdicts=tuple(
+                        Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
+                        for verdict in record.verdicts
+                    ),
+                )
+                for record in self._state.slots.values()
+                if record.placed.service == service
+            ]
+        )
+
+    async def availability(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Let a worker take instances, no new ones, or none at all."""
+        worker = self._worker(arguments)
+        wanted = str(arguments.get("availability", ""))
+        if wanted not in set(Availability):
+            raise Invalid(f"availability: expected one of {', '.join(Availability)}, found {wanted!r}")
+        self._state.workers.put(worker.id, replace(worker, availability=Availability(wanted)))
+        await self._state.commit()
+        logger.info("availability changed", extra={"worker": worker.name, "availability": wanted})
+        self._wake()
+        yield msgspec.json.encode(Changed(name=worker.name, availability=wanted))
+
+    async def remove(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Forget a worker that is lost or has nothing; should it come back, it is a new member."""
+        worker = self._worker(arguments)
+        held = sum(
+            holder == worker.id for record in self._state.slots.values() for holder, _ in record.attempts
+        )
+        if held and not self._is_lost(worker.id):
+            raise Conflict(
+                f"worker {worker.name} is alive and has {held} instances; move them away first: "
+                f"oak worker drain {worker.name}"
+            )
+        self._state.workers.remove(worker.id)
+        await self._state.commit()
+        self._state.views.pop(worker.id, None)
+        logger.info("worker removed", extra={"worker": worker.name})
+        self._wake()
+        yield msgspec.json.encode(Changed(name=worker.name, removed=True))
+
+    def _worker(self, arguments: Mapping[str, Any]) -> WorkerRecord:
+        record = self._state.workers.get(str(arguments.get("worker", "")))
+        if record is None:
+            raise NotFound("this worker is no member of its cluster any more")
+        return record
