@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from oakestra.cli import options, tiers
+from oakestra.cli import options, tiers, upkeep
 from oakestra.cli.client import Document, Root, names, session
 from oakestra.cli.show import output
 from oakestra.cli.show.cells import mebibytes, yes
@@ -28,6 +28,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     options.prints(show, watch=True)
     options.asks_root(show)
     show.set_defaults(run=run_show)
+    upkeep.build_machines(actions, "cluster")
     tiers.build_cluster(actions)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from oakestra.cli import DONE, options
+from oakestra.cli import DONE, options, upkeep
 from oakestra.cli.client import Document, Root, names, session
 from oakestra.cli.show import output
 from oakestra.cli.show.columns import copies, instance_columns, service_columns
@@ -45,12 +45,15 @@ def build(parser: argparse.ArgumentParser) -> None:
     logs = actions.add_parser("logs", help="read what an instance wrote")
     logs.add_argument("copy", metavar="INSTANCE", help=f"{_COPY}; else the first that runs")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what it writes from now on")
-    logs.add_argument("-n", "--lines", metavar="COUNT", type=options.count, help="only its last lines, so many")
+    logs.add_argument(
+        "-n", "--lines", metavar="COUNT", type=options.count, help="only its last lines, so many"
+    )
     logs.set_defaults(run=run_logs)
     rm = actions.add_parser("rm", aliases=["delete"], help="delete services with their instances")
     rm.add_argument("service", metavar="SERVICE", nargs="+", help=_SERVICE)
     options.waits(rm, "all instances are gone, and only then delete")
     rm.set_defaults(run=run_rm)
+    upkeep.build_services(actions)
     for action in (start, stop, count):
         options.prints(action)
     for action in (ls, inspect, start, stop, count, logs, rm):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oakestra.cli import DONE, config, options, tiers
+from oakestra.cli import DONE, config, options, tiers, upkeep
 from oakestra.cli.client import Document, Root, names, session
 from oakestra.cli.show import output
 from oakestra.cli.show.cells import percent, size
@@ -42,6 +42,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     ls.set_defaults(run=run_ls)
     image = actions.add_parser("image", help="look after the images on this machine's worker")
     _build_image(image.add_subparsers(metavar="ACTION"))
+    upkeep.build_machines(actions, "worker")
     tiers.build_worker(actions)
 
 

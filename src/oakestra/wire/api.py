@@ -58,6 +58,8 @@ class Instance:
     placement: int
     attempt: int
     restart: int
+    revision: int
+    """Of the service, that it runs."""
     cluster: str
     """Name; empty: none yet."""
     cluster_id: ClusterId | None
@@ -126,6 +128,8 @@ class Cluster:
     host: str
     api_port: int
     live: bool
+    availability: str
+    """`active`; or `cordoned`: takes nothing new; or `draining`: what it has moves to other clusters."""
     silent_s: float | None
     """Since it was last heard; null: never since this root started."""
     workers: int

@@ -54,6 +54,10 @@ class Root:
         """Send `body` as JSON and return the answer."""
         return self._decoded("POST", path, {}, b"" if body is _NO_BODY else json.dumps(body).encode())
 
+    def put(self, path: str, body: object) -> Any:
+        """Put `body` there as JSON and return the answer."""
+        return self._decoded("PUT", path, {}, json.dumps(body).encode())
+
     def delete(self, path: str) -> Any:
         """Delete what is at `path`."""
         return self._decoded("DELETE", path, {})

@@ -57,7 +57,12 @@ def copy(services: Sequence[Document], text: str) -> Copy:
 
 def cluster(clusters: Sequence[Document], text: str) -> Document:
     """Return the cluster with this id or name."""
-    return _only(clusters, text, _plain_names, what="cluster", listing="oak cluster ls")
+    return named(clusters, text, kind="cluster")
+
+
+def named(machines: Sequence[Document], text: str, *, kind: str) -> Document:
+    """Return the worker or cluster with this id or name."""
+    return _only(machines, text, _plain_names, what=kind, listing=f"oak {kind} ls")
 
 
 def _only(

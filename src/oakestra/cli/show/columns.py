@@ -85,10 +85,16 @@ def heard(cluster: Document) -> str:
     return "never" if silent_s is None else f"{duration(silent_s)} ago"
 
 
+def _live(machine: Document) -> str:
+    """Return whether it lives, and whether it takes instances."""
+    out = "" if machine["availability"] == "active" else f", {machine['availability']}"
+    return yes(machine["live"]) + out
+
+
 WORKER_COLUMNS: tuple[Column[Document], ...] = (
     Column("WORKER", lambda worker: worker["name"]),
     Column("CLUSTER", lambda worker: worker["cluster"]),
-    Column("LIVE", lambda worker: yes(worker["live"]), paint=painted),
+    Column("LIVE", _live, paint=painted),
     Column("INSTANCES", lambda worker: str(worker["instances"])),
     Column("FREE VCPUS", lambda worker: str(worker["free"]["vcpus"])),
     Column("FREE MEMORY", lambda worker: mebibytes(worker["free"]["memory_mib"])),
@@ -108,7 +114,7 @@ WORKER_COLUMNS: tuple[Column[Document], ...] = (
 
 CLUSTER_COLUMNS: tuple[Column[Document], ...] = (
     Column("CLUSTER", lambda cluster: cluster["name"]),
-    Column("LIVE", lambda cluster: yes(cluster["live"]), paint=painted),
+    Column("LIVE", _live, paint=painted),
     Column(
         "WORKERS", lambda cluster: f"{cluster['workers_live']}/{cluster['workers']}", paint=painted_readiness
     ),
