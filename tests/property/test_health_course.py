@@ -58,8 +58,10 @@ def test_flapping_is_bounded(check: HealthCheck, shown: list[Verdict], healthy: 
 
 @given(checks, verdicts, st.booleans())
 def test_nothing_is_given_up_but_for_failures(
-    check: HealthCheck, shown: list[Verdict], healthy: bool
-) -> None:  # noqa: FBT001 - drawn
+    check: HealthCheck,
+    shown: list[Verdict],
+    healthy: bool,  # noqa: FBT001 - drawn
+) -> None:
     for length, (now_s, course) in enumerate(courses(check, shown, healthy=healthy)):
         at_s = gives_up_at_s(course, check)
         if at_s is not None:
