@@ -83,4 +83,13 @@ class Move:
     verdicts: tuple[CandidateVerdict, ...] = ()
 
 
-Decision = Place | Move | Adopt | Unplaceable | Withdraw | Forget | ForgetService | GrantSubnet
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relieve:
+    """A successor is ready: traffic goes there from now on, and the earlier attempt once every worker knows."""
+
+    slot: Slot
+    routes: tuple[tuple[WorkerId, int], ...]
+    """Workers, and the generation of their assignment that says so."""
+
+
+Decision = Place | Move | Relieve | Adopt | Unplaceable | Withdraw | Forget | ForgetService | GrantSubnet

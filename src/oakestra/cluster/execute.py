@@ -13,6 +13,7 @@ from oakestra.cluster.decisions import (
     GrantSubnet,
     Move,
     Place,
+    Relieve,
     Unplaceable,
     Withdraw,
 )
@@ -82,7 +83,7 @@ def apply(state: ClusterState, decisions: Sequence[Decision]) -> None:
         _apply(state, decision)
 
 
-def _apply(state: ClusterState, decision: Decision) -> None:
+def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a table of decisions
     match decision:
         case Place(slot=slot, worker=worker, attempt=attempt, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
@@ -93,6 +94,10 @@ def _apply(state: ClusterState, decision: Decision) -> None:
             state.slots.put(slot_key(slot), placed)
         case Move():
             _move(state, decision)
+        case Relieve(slot=slot, routes=routes):
+            record = state.slots[slot_key(slot)]
+            assert record.leaving is not None, "only what leaves is relieved"
+            state.slots.put(slot_key(slot), replace(record, leaving=replace(record.leaving, relieved=routes)))
         case Adopt():
             _adopt(state, decision)
         case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):

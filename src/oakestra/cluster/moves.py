@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from oakestra.cluster.decisions import Move, Unplaceable, Withdraw
+from oakestra.cluster.decisions import Move, Relieve, Unplaceable, Withdraw
 from oakestra.cluster.ledger import Ledger
 from oakestra.cluster.observe import Observed
 from oakestra.cluster.state import Availability, SlotRecord
@@ -23,7 +23,7 @@ from oakestra.scheduling.placement import Choice, NoChoice, choose_worker
 from oakestra.scheduling.request import Request, WorkerCandidate
 
 
-def finished(observed: Observed) -> Iterator[Withdraw]:
+def finished(observed: Observed) -> Iterator[Relieve | Withdraw]:
     """Yield the end of every attempt whose successor is ready, whose worker is lost, or that came to nothing."""
     for _, record in sorted(observed.slots.items()):
         if record.leaving is None:
@@ -35,8 +35,7 @@ def finished(observed: Observed) -> Iterator[Withdraw]:
                 key=record.leaving_key, worker=record.leaving.worker, reason=f"worker {name} is lost"
             )
         elif _is_ready(observed, record):
-            why = f"its successor is ready: {record.leaving.reason}"
-            yield Withdraw(key=record.leaving_key, worker=record.leaving.worker, reason=why)
+            yield from _succeeded(observed, record)
         elif record.worker is not None and (why := _gives_up(observed, record)):
             yield Withdraw(key=record.key, worker=record.worker, reason=why)
 
@@ -85,6 +84,28 @@ def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) 
     if spec is not None and record.revision < spec.revision:
         return f"updated to revision {spec.revision}"
     return ""
+
+
+def _succeeded(observed: Observed, record: SlotRecord) -> Iterator[Relieve | Withdraw]:
+    """Yield the next step once a successor is ready: turn traffic to it, then end the earlier attempt."""
+    assert record.leaving is not None, "asked only while something leaves"
+    if not record.leaving.relieved:
+        live = [(id, seen) for id, seen in sorted(observed.workers.items()) if seen.liveness is Liveness.LIVE]
+        routes = tuple((id, seen.record.generation + 1) for id, seen in live)
+        yield Relieve(slot=record.placed.slot, routes=routes)
+    elif all(_knows(observed, worker, generation) for worker, generation in record.leaving.relieved):
+        why = f"its successor is ready: {record.leaving.reason}"
+        yield Withdraw(key=record.leaving_key, worker=record.leaving.worker, reason=why)
+
+
+def _knows(observed: Observed, id: WorkerId, generation: int) -> bool:
+    """Tell whether a worker has applied its routes of that generation, or the last one if nothing changed for it."""
+    worker = observed.workers.get(id)
+    if worker is None or worker.liveness is Liveness.LOST:
+        return True
+    if worker.applied.epoch != observed.epoch:
+        return False
+    return worker.applied.generation >= min(generation, worker.record.generation)
 
 
 def _gives_up(observed: Observed, record: SlotRecord) -> str:

@@ -44,7 +44,9 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     """
     forgotten = tuple(_gone(observed))
     adopted = tuple(_adoptions(observed))
-    withdrawn = tuple(_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
+    turned = tuple(finished(observed))
+    ended = tuple(decision for decision in turned if isinstance(decision, Withdraw))
+    withdrawn = (*ended, *_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
     for adoption in adopted:
         ledger.reserve(adoption.worker, observed.services[adoption.slot.service])
@@ -55,7 +57,8 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     moved = tuple(moves(observed, ledger, _attempts_seen(observed), besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
-    return (*forgotten, *adopted, *withdrawn, *placed, *moved, *granted, *left)
+    relieved = tuple(decision for decision in turned if not isinstance(decision, Withdraw))
+    return (*forgotten, *adopted, *relieved, *withdrawn, *placed, *moved, *granted, *left)
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
@@ -94,7 +97,6 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
 
 def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw]:
     moved = {slot for slot, _, _ in adopted}
-    yield from finished(observed)
     for slot, record in sorted(observed.slots.items()):
         if record.worker is None:
             continue

@@ -37,6 +37,8 @@ class Leaving:
     worker: WorkerId
     attempt: int
     reason: str = ""
+    relieved: tuple[tuple[WorkerId, int], ...] = ()
+    """Its successor is ready: it may go once each of these workers has applied that generation of its routes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
