@@ -76,7 +76,7 @@ def test_hidden_commands_are_in_nobodys_way() -> None:
 def test_the_reference_is_what_the_commands_say() -> None:
     page = REPOSITORY / "docs" / "reference" / "cli.md"
     assert page.read_text() == reference.reference(), (
-        "the commands have changed; write the page again: python -m oakestra.cli.reference > docs/reference/cli.md"
+        "the commands have changed; write the page again: python -m oakestra.cli.grammar.reference > docs/reference/cli.md"
     )
 
 

@@ -1,4 +1,4 @@
-"""Write the reference of the command line: `python -m oakestra.cli.reference > docs/reference/cli.md`."""
+"""Write the reference of the command line: `python -m oakestra.cli.grammar.reference > docs/reference/cli.md`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from oakestra.cli.grammar import Argument, Grammar, Option, grammar
 _HEAD = """\
 # The command line
 
-This page is generated from the commands themselves: `python -m oakestra.cli.reference > docs/reference/cli.md`.
+This page is generated from the commands themselves: `python -m oakestra.cli.grammar.reference > docs/reference/cli.md`.
 
 Every command knows `--help`. Exit codes: 0 done, 1 an error, 2 something cannot be placed. Names are accepted wherever
 ids are, as short as they are unique: a service as `web`, `shop.web`, `shop.prod.web.front` or by its id; one of its
