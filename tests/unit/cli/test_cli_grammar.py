@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oakestra.cli import COMMANDS, main, options, parser, reference
-from oakestra.cli.grammar import Grammar, completion, grammar
+from oakestra.cli import COMMANDS, main, options, parser
+from oakestra.cli.grammar import Grammar, completion, grammar, reference
 from oakestra.cli.grammar.completion import suggest
 
 REPOSITORY = Path(__file__).parents[3]
