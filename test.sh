@@ -6,11 +6,16 @@ cd "$here"
 
 must_be_root
 have_packages runc conmon nftables iproute2 mosquitto busybox-static python3-venv openssl ca-certificates \
-    docker-registry conntrack systemd
+    docker-registry conntrack chromium systemd
 have_python orchestrator,cli,test
 
 bin=$venv/bin
-say "style …" && "$bin/ruff" check --quiet . && "$bin/ruff" format --quiet --check .
-say "types …" && "$bin/mypy"
-say "architecture …" && "$bin/lint-imports" --no-cache >/dev/null || { "$bin/lint-imports" --no-cache; exit 1; }
-say "tests …" && exec "$bin/pytest" --durations=10 "$@"
+say "style …"
+"$bin/ruff" check --quiet .
+"$bin/ruff" format --quiet --check .
+say "types …"
+"$bin/mypy"
+say "architecture …"
+"$bin/lint-imports" --no-cache >/dev/null || "$bin/lint-imports" --no-cache
+say "tests …"
+exec "$bin/pytest" --durations=10 "$@"
