@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oakestra.model.address import worker_subnet
+from oakestra.model.address import host_address, worker_subnet
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceKey, Phase
@@ -15,6 +15,7 @@ from oakestra.model.service import InstanceAddress, RestartPolicy, ServiceSpec
 from oakestra.worker.desired import Desired, LocalInstance, edit, release
 from oakestra.worker.observe import Observed, StepKind
 from oakestra.worker.plan import (
+    NAMESPACE_LABEL,
     RUN_LABEL,
     Act,
     GiveUp,
@@ -31,6 +32,7 @@ from oakestra.worker.plan import (
 )
 
 PASSES_MAX = 30
+ADDRESSES = {number: host_address(worker_subnet(0), number + 1) for number in range(1, 5)}
 
 numbers = st.integers(1, 4)
 services = st.builds(
@@ -63,7 +65,9 @@ def instances(draw: st.DrawFn) -> LocalInstance:
 containers = st.builds(
     ContainerSeen,
     number=numbers,
-    labels=instances().map(lambda instance: {RUN_LABEL: run_name(instance)}),
+    labels=st.tuples(instances(), st.sampled_from(["10.18.0.2", "10.18.9.9"])).map(
+        lambda drawn: {RUN_LABEL: run_name(drawn[0]), NAMESPACE_LABEL: drawn[1]}
+    ),
     state=st.sampled_from(ContainerState),
     exit_code=st.sampled_from([None, 0, 1, 137]),
 )
@@ -77,12 +81,14 @@ def worlds(draw: st.DrawFn) -> Observed:
         desired=Desired(instances=tuple(wanted), subnets=(worker_subnet(0),)),
         containers={container.number: container for container in seen},
         attached=frozenset(draw(st.sets(numbers))),
+        attached_as={number: ADDRESSES[number] for number in draw(st.sets(numbers))},
         pulled=frozenset(draw(st.sets(st.sampled_from(["one", "two"])))),
         busy={},
         failures={},
         stopped_since_s={},
         refused_ports={},
         network_trouble="",
+        unserved=frozenset(),
         ran=frozenset(draw(st.sets(st.tuples(numbers, st.integers(0, 2))))),
         now_s=1000.0,
     )
@@ -114,7 +120,8 @@ def acted(step: Act, world: Observed) -> Observed:
         case StepKind.PULL:
             return replace(world, pulled=world.pulled | {world.desired.by_number[number].spec.image})
         case StepKind.ATTACH:
-            return replace(world, attached=world.attached | {number})
+            mine = {**world.attached_as, number: ADDRESSES[number]}
+            return replace(world, attached=world.attached | {number}, attached_as=mine)
         case StepKind.DETACH:
             assert number not in containers, "no container loses its network while it exists"
             return replace(world, attached=world.attached - {number})
@@ -122,6 +129,7 @@ def acted(step: Act, world: Observed) -> Observed:
             instance = world.desired.by_number[number]
             assert number not in containers
             assert number in world.attached, "nothing is created without its network"
+            assert world.attached_as[number] == ADDRESSES[number], "nor with addresses that are not its own"
             assert instance.spec.image in world.pulled, "nothing is created without its image"
             containers[number] = ContainerSeen(
                 number=number, labels={RUN_LABEL: run_name(instance)}, state=ContainerState.CREATED

@@ -89,6 +89,11 @@ def worker_subnet(index: int) -> Subnet:
     return Subnet(v4=f"{v4}/26", v6=f"{v6}/120")
 
 
+def subnet_around(v4: str) -> Subnet:
+    """Return the worker subnet that an instance's own address belongs to."""
+    return worker_subnet((int(ip_address(v4)) - _FIRST_SUBNET_V4) // 64)
+
+
 def subnet_index(subnet: Subnet) -> int:
     """Return the index of a worker subnet."""
     return (int(ip_interface(subnet.v4).network.network_address) - _FIRST_SUBNET_V4) // 64

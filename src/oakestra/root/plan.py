@@ -199,7 +199,7 @@ class _Ledger:
         self._pending[cluster] += spec.resources
         self._services[cluster][spec.id] += 1
 
-    def candidates(self, slot: Slot, record: SlotRecord) -> list[ClusterCandidate]:
+    def candidates(self, slot: Slot) -> list[ClusterCandidate]:
         return [
             ClusterCandidate(
                 id=id,
@@ -261,7 +261,7 @@ def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Unplace
         refusal = _refusal(observed, record)
         if record.cluster is not None and not refusal:
             continue
-        verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot, record))
+        verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot))
         if isinstance(verdict, Choice):
             if record.cluster is not None:
                 yield Withdraw(placed=_placed(record), cluster=record.cluster, reason=refusal)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from oakestra.model.address import INSTANCES_PER_SUBNET, Peer, Route, Subnet, host_address
+from oakestra.model.address import INSTANCES_PER_SUBNET, Peer, Route, Subnet, host_address, subnet_around
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.instance import InstanceKey, Phase
 from oakestra.model.service import InstanceAddress, ServiceSpec
@@ -111,11 +111,30 @@ def _told(instance: LocalInstance, withdrawn: set[InstanceKey]) -> LocalInstance
     return replace(instance, withdrawn=instance.withdrawn or instance.key in withdrawn)
 
 
-def adopt(desired: Desired, found: Iterable[LocalInstance]) -> Desired:
-    """Return what is desired after instances were found that this state does not know: its file was lost."""
-    numbers = set(desired.by_number)
-    strangers = tuple(instance for instance in found if instance.number not in numbers)
-    return replace(desired, instances=(*desired.instances, *strangers)) if strangers else desired
+def adopt(desired: Desired, found: Iterable[tuple[LocalInstance, str]]) -> Desired:
+    """Return what is desired after instances were found, each with its own IPv4 address.
+
+    Those that this state does not know are taken over: its file was lost. So are the subnets of their addresses.
+    """
+    known = set(desired.by_number)
+    strangers = [(instance, v4) for instance, v4 in found if instance.number not in known]
+    if not strangers:
+        return desired
+    return replace(
+        desired,
+        instances=(*desired.instances, *(instance for instance, _ in strangers)),
+        subnets=desired.subnets or _subnets_of({instance.number: v4 for instance, v4 in strangers}),
+    )
+
+
+def _subnets_of(addresses: Mapping[int, str]) -> tuple[Subnet, ...]:
+    """Return the subnets that instances with these numbers and addresses were given theirs from."""
+    subnets: list[Subnet] = []
+    for number, v4 in sorted(addresses.items()):
+        position = (number - 1) // INSTANCES_PER_SUBNET
+        if position == len(subnets) and v4:
+            subnets.append(subnet_around(v4))
+    return tuple(subnets)
 
 
 def edit(desired: Desired, instance: LocalInstance) -> Desired:

@@ -15,12 +15,20 @@ from oakestra.runtime import ContainerSpec, Runtime
 from oakestra.worker.desired import Desired, LocalInstance, namespace_address
 from oakestra.worker.observe import StepKind
 from oakestra.worker.overlay import host_name, resolv_conf
-from oakestra.worker.plan import RUN_LABEL, Act, run_name
+from oakestra.worker.plan import NAMESPACE_LABEL, RUN_LABEL, Act, run_name
 
 KEY_LABEL = "oakestra.key"
 RESTART_LABEL = "oakestra.restart"
 ADDRESS_LABEL = "oakestra.address"
 SPEC_LABEL = "oakestra.spec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """An instance's network namespace."""
+
+    path: str
+    address: InstanceAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +38,8 @@ class Machinery:
     runtime: Runtime
     network: Network
     stop_grace_s: float
-    namespaces: dict[int, str]
-    """Path of each attached instance's network namespace."""
+    namespaces: dict[int, Namespace]
+    """Of each instance that this agent attached."""
 
 
 async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
@@ -43,8 +51,8 @@ async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
         case StepKind.ATTACH:
             await _attach(desired, number, machinery)
         case StepKind.CREATE:
-            path = machinery.namespaces.get(number) or await _attach(desired, number, machinery)
-            await runtime.create(_container(desired, number, path, network.name_servers()))
+            namespace = machinery.namespaces.get(number) or await _attach(desired, number, machinery)
+            await runtime.create(_container(desired, number, namespace, network.name_servers()))
         case StepKind.START:
             await runtime.start(number)
         case StepKind.STOP:
@@ -60,30 +68,30 @@ async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
             assert_never(step.kind)
 
 
-async def _attach(desired: Desired, number: int, machinery: Machinery) -> str:
+async def _attach(desired: Desired, number: int, machinery: Machinery) -> Namespace:
     address = namespace_address(desired, number)
     assert address is not None, "the plan attaches only what has an address"
     tenant = desired.by_number[number].spec.tenant
     path = await machinery.network.attach(Endpoint(number=number, namespace=address, tenant=tenant))
-    machinery.namespaces[number] = path
-    return path
+    namespace = machinery.namespaces[number] = Namespace(path=path, address=address)
+    return namespace
 
 
 def _container(
-    desired: Desired, number: int, netns_path: str, name_servers: tuple[str, ...]
+    desired: Desired, number: int, namespace: Namespace, name_servers: tuple[str, ...]
 ) -> ContainerSpec:
     instance = desired.by_number[number]
     spec = instance.spec
     return ContainerSpec(
         number=number,
-        labels=labels(instance),
+        labels={**labels(instance), NAMESPACE_LABEL: namespace.address.v4},
         image=spec.image,
         command=spec.command,
         environment=(*_environment(instance), *spec.environment),
         resources=spec.resources,
         privileged=spec.privileged,
         hostname=host_name(desired, number),
-        netns_path=netns_path,
+        netns_path=namespace.path,
         resolv_conf=resolv_conf(name_servers),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from oakestra.model.container import ContainerSeen
+from oakestra.model.service import InstanceAddress
 from oakestra.worker.desired import Desired
 from oakestra.worker.health import Course
 
@@ -42,6 +43,8 @@ class Observed:
     desired: Desired
     containers: Mapping[int, ContainerSeen]
     attached: frozenset[int]
+    attached_as: Mapping[int, InstanceAddress]
+    """Addresses of those that this very agent attached; an earlier one may have had other subnets."""
     pulled: frozenset[str]
     """Images this agent made sure of."""
     busy: Mapping[int, StepKind]
@@ -53,7 +56,9 @@ class Observed:
     refused_ports: Mapping[tuple[str, int], str]
     """Published ports that the machine would not give, and why."""
     network_trouble: str
-    """Why the machine's network is not as it should be; empty when it is."""
+    """Why the machine's network is not as it should be, and has not been for a while; empty when it is."""
+    unserved: frozenset[int]
+    """Instances that this agent started and that no change of the network took into account yet."""
     ran: frozenset[tuple[int, int]]
     """(number, restart) of runs that were once seen RUNNING or later."""
     now_s: float

@@ -19,6 +19,8 @@ from oakestra.worker.observe import Observed, StepKind
 
 RUN_LABEL = "oakestra.run"
 """Label of a container: which run of which instance it is."""
+NAMESPACE_LABEL = "oakestra.namespace"
+"""Label of a container: its own address on the worker's subnet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,12 @@ def next_step(observed: Observed, number: int, instance: LocalInstance | None) -
         return _end(container, number)
     if container is None:
         return _make(observed, instance)
-    attached = number in observed.attached
+    attached = number in observed.attached and not _readdressed(observed, instance, container)
     match container.state:
         case ContainerState.CREATED:
             return Act(StepKind.START if attached else StepKind.DELETE, number)
         case ContainerState.RUNNING:
-            # somebody took its network away; only a new container can get a new one
+            # its network is gone or has addresses that are not ours any more; only a new container can get another
             return _tend(observed, instance) if attached else Rerun(number, instance.crashes)
         case ContainerState.STOPPED:
             return _after_end(observed, instance, container)
@@ -116,9 +118,12 @@ def _make(observed: Observed, instance: LocalInstance) -> Step | None:
         return Mark(number, healthy=False)
     if instance.spec.image not in observed.pulled:
         return Act(StepKind.PULL, number)
-    if namespace_address(observed.desired, number) is None:
+    address = namespace_address(observed.desired, number)
+    if address is None:
         return None
-    return Act(StepKind.CREATE if number in observed.attached else StepKind.ATTACH, number)
+    if number not in observed.attached:
+        return Act(StepKind.ATTACH, number)
+    return Act(StepKind.CREATE if observed.attached_as.get(number) == address else StepKind.DETACH, number)
 
 
 def _tend(observed: Observed, instance: LocalInstance) -> Step | None:
@@ -135,6 +140,12 @@ def _tend(observed: Observed, instance: LocalInstance) -> Step | None:
     if course.healthy is not instance.healthy:
         return Mark(instance.number, healthy=course.healthy)
     return None
+
+
+def _readdressed(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> bool:
+    """Tell whether the container has another address than it should: the worker got other subnets since."""
+    address = namespace_address(observed.desired, instance.number)
+    return address is not None and container.labels.get(NAMESPACE_LABEL, address.v4) != address.v4
 
 
 def _clear_away(observed: Observed, number: int, *, known: bool) -> Step | None:
@@ -236,7 +247,7 @@ def _status(observed: Observed, instance: LocalInstance) -> InstanceStatus:
         incarnation=desired.incarnation,
         restart=instance.restart,
         phase=phase,
-        ready=well and not instance.withdrawn and not refused,
+        ready=well and not instance.withdrawn and not refused and instance.number not in observed.unserved,
         reason=refused or reason,
         exit_code=exit_code,
         worker=desired.worker,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -40,8 +41,8 @@ from oakestra.worker.desired import Desired, accept, adopt, edit, release
 from oakestra.worker.execute import Machinery, carry_out, found
 from oakestra.worker.measure import Meter
 from oakestra.worker.observe import Failure, Observed, StepKind
-from oakestra.worker.overlay import overlay
 from oakestra.worker.plan import (
+    NAMESPACE_LABEL,
     Act,
     GiveUp,
     Mark,
@@ -56,6 +57,7 @@ from oakestra.worker.plan import (
     plan,
     statuses,
 )
+from oakestra.worker.plumbing import Plumbing
 from oakestra.worker.probes import Prober
 from oakestra.worker.requests import Requests
 from oakestra.worker.watch import HealthWatch
@@ -68,6 +70,9 @@ JOIN_AGAIN_S = 2.0
 HELLO_S = 0.25
 """Until it hears something, a worker that just connected beats after so long, then ever less often: the broker may be
 there before the cluster is, and what was sent to nobody is lost."""
+LOOK_FIRST_S = 5.0
+"""A worker joins once it has looked at what it runs, but does not wait for that longer than this."""
+NETWORK_AGAIN_S = 1.0
 
 T = TypeVar("T")
 Join = Callable[[JoinWorker], Awaitable[WorkerJoined]]
@@ -103,7 +108,6 @@ class Worker:
         self._join = join
         self._connect = connect
         self._request = request
-        self._underlay_v4 = underlay_v4
         self._clock = clock
         self._beat_s = beat_s
         self._telemetry_s = telemetry_s
@@ -119,16 +123,14 @@ class Worker:
         self._beat_again_s = beat_s
         self._heard_s = float("-inf")
         self._unknown = asyncio.Event()
+        self._looked = asyncio.Event()
         self._busy: dict[int, StepKind] = {}
         self._failures: dict[tuple[int, StepKind], Failure] = {}
         self._pulled: set[str] = set()
         self._ran: set[tuple[int, int]] = set()
         self._stopped_since_s: dict[int, float] = {}
-        self._refused: Mapping[tuple[str, int], str] = {}
-        self._network_trouble = ""
         self._trouble = ""
-        self._prepared_for: tuple[object, ...] | None = None
-        self._prepare_due_s = 0.0
+        self._plumbing = Plumbing(network, underlay_v4=underlay_v4, clock=clock, prepare_every_s=resync_s)
         self._resync_s = resync_s
         self._tasks: asyncio.TaskGroup | None = None
         self._report = WorkerReport(version=Version(), applied=Version(), complete=False)
@@ -164,6 +166,9 @@ class Worker:
     # --- belonging to a cluster -----------------------------------------------------------------------------------
 
     async def _membership(self) -> None:
+        with contextlib.suppress(TimeoutError):  # what runs tells which subnets this worker had
+            async with asyncio.timeout(LOOK_FIRST_S):
+                await self._looked.wait()
         while True:
             joined = await self._joined()
             link = self._connect(joined)
@@ -201,15 +206,7 @@ class Worker:
                     )
                 await asyncio.sleep(JOIN_AGAIN_S)
                 continue
-            await self._keep(
-                lambda desired: replace(
-                    desired,
-                    worker=joined.id,
-                    cluster=joined.cluster,
-                    mqtt_port=joined.mqtt_port,
-                    incarnation=max(desired.incarnation, joined.incarnation),
-                )
-            )
+            await self._keep(partial(_belonging, joined=joined))
             logger.info("joined", extra={"cluster": joined.cluster_name, "worker": joined.id})
             self._loop.wake()
             return joined
@@ -266,25 +263,31 @@ class Worker:
         await self._adopt(observed)
         await self._accept()
         observed = self._watched(replace(observed, desired=self.desired))
-        await self._prepare_network(observed)
+        await self._plumbing.prepare(observed)
         for step in plan(observed):
             await self._begin(step)
-        await self._apply_network(replace(observed, desired=self.desired))
+        await self._plumbing.apply(replace(observed, desired=self.desired))
         observed = replace(
             observed,
             desired=self.desired,
             busy=dict(self._busy),
-            refused_ports=self._refused,
-            network_trouble=self._network_trouble,
+            refused_ports=self._plumbing.refused_ports,
+            network_trouble=self._plumbing.lasting_trouble,
+            unserved=frozenset(self._plumbing.unserved),
         )
         self._report_to_cluster(observed)
-        return next_wake_s(observed)
+        wake_s = next_wake_s(observed)
+        return min(wake_s or NETWORK_AGAIN_S, NETWORK_AGAIN_S) if self._plumbing.trouble else wake_s
 
     async def _adopt(self, observed: Observed) -> None:
         """Take over what runs and is not known, before anything gets its number."""
-        strangers = [found(seen) for seen in observed.containers.values()]
-        known = [instance for instance in strangers if instance is not None]
-        await self._keep(lambda desired: adopt(desired, known))
+        strangers = [
+            (instance, seen.labels.get(NAMESPACE_LABEL, ""))
+            for seen in observed.containers.values()
+            if (instance := found(seen)) is not None
+        ]
+        await self._keep(lambda desired: adopt(desired, strangers))
+        self._looked.set()
 
     async def _accept(self) -> None:
         """Take what the cluster said; if that cannot be saved, it was not said, and the rest goes on."""
@@ -329,19 +332,21 @@ class Worker:
             desired=self.desired,
             containers=containers,
             attached=attached,
+            attached_as={number: seen.address for number, seen in self._machinery.namespaces.items()},
             pulled=frozenset(self._pulled),
             busy=dict(self._busy),
             failures=dict(self._failures),
             stopped_since_s=dict(self._stopped_since_s),
-            refused_ports=self._refused,
-            network_trouble=self._network_trouble,
+            refused_ports=self._plumbing.refused_ports,
+            network_trouble=self._plumbing.lasting_trouble,
+            unserved=frozenset(self._plumbing.unserved),
             ran=frozenset(self._ran),
             now_s=now_s,
         )
 
     def _watched(self, observed: Observed) -> Observed:
         """Have the health of exactly those instances watched that run now, and see how they are doing."""
-        health = self._watch.look(patients(observed), network_trouble=self._network_trouble)
+        health = self._watch.look(patients(observed), network_trouble=self._plumbing.lasting_trouble)
         return replace(observed, health=health)
 
     def _note(self, containers: Mapping[int, Any], now_s: float) -> None:
@@ -400,6 +405,7 @@ class Worker:
     def _forget(self, number: int) -> None:
         """Let nothing that was seen under this number be held against the next instance that gets it."""
         self._stopped_since_s.pop(number, None)
+        self._plumbing.unserved.discard(number)
         self._ran = {(other, restart) for other, restart in self._ran if other != number}
         self._failures = {at: failure for at, failure in self._failures.items() if at[0] != number}
 
@@ -427,6 +433,7 @@ class Worker:
         container may fail again and again although fetching its image and clearing away its remains work."""
         self._failures.pop((step.number, step.kind), None)
         if step.kind is StepKind.START:
+            self._plumbing.unserved.add(step.number)
             self._failures = {at: kept for at, kept in self._failures.items() if at[0] != step.number}
 
     def _failed(self, number: int, kind: StepKind, reason: str) -> None:
@@ -443,39 +450,6 @@ class Worker:
             reason=reason,
             until_s=self._clock.uptime_s() + wait_s(count, salt=f"{number}"),
         )
-
-    async def _prepare_network(self, observed: Observed) -> None:
-        wanted = overlay(observed, underlay_v4=self._underlay_v4)
-        now_s = self._clock.uptime_s()
-        if not wanted.subnets or (self._prepared_for == wanted.subnets and now_s < self._prepare_due_s):
-            return
-        self._prepared_for = None
-        await self._with_network(self._network.prepare(wanted))
-        if not self._network_trouble:
-            self._prepared_for = wanted.subnets
-            self._prepare_due_s = now_s + self._resync_s
-
-    async def _apply_network(self, observed: Observed) -> None:
-        if self._prepared_for is None:
-            return
-        wanted = overlay(observed, underlay_v4=self._underlay_v4)
-        applied = await self._with_network(self._network.apply(wanted))
-        if applied is not None:
-            self._refused = {
-                (port.protocol.value, port.host_port): why for port, why in applied.refused_ports
-            }
-
-    async def _with_network(self, call: Awaitable[T]) -> T | None:
-        """Do something with the network; what goes wrong is remembered and shown with every instance."""
-        try:
-            result = await call
-        except OakestraError as error:
-            if self._network_trouble != str(error):
-                logger.warning("the network is not as it should be, will repeat", extra={"error": error})
-            self._network_trouble = str(error)
-            return None
-        self._network_trouble = ""
-        return result
 
     # --- towards the cluster ----------------------------------------------------------------------------------------
 
@@ -525,6 +499,16 @@ class Worker:
             telemetry = await meter.measure(self.desired)
             if self._link is not None and telemetry is not None:
                 self._link.send("up", Channel.TELEMETRY, encode(telemetry))
+
+
+def _belonging(desired: Desired, *, joined: WorkerJoined) -> Desired:
+    return replace(
+        desired,
+        worker=joined.id,
+        cluster=joined.cluster,
+        mqtt_port=joined.mqtt_port,
+        incarnation=max(desired.incarnation, joined.incarnation),
+    )
 
 
 def _load(cell: Cell, clock: Clock) -> Desired:
