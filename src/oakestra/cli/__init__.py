@@ -47,6 +47,7 @@ COMMANDS = {
     "doctor": Command("tell what is missing on this machine, what it means, and what to type", "oakestra.cli.doctor"),
     "lab": Command("run a whole fleet on this machine, and break it", "oakestra.cli.lab"),
     "events": Command("tell what happened lately, and why", "oakestra.cli.events"),
+    "sim": Command("play a whole fleet in virtual time, with faults", "oakestra.cli.sim"),
     "completion": Command("print a script that completes commands in your shell", "oakestra.cli.grammar.completion"),
     "version": Command("tell the version of this command and of root", "oakestra.cli.version"),
     "complete": Command(

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
 from oakestra.cluster.ledger import overcommitted
 from oakestra.cluster.state import slot_key as cluster_slot_key
 from oakestra.model.container import ContainerSeen, ContainerState
-from oakestra.model.instance import InstanceKey, Phase, Slot, order
+from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, order
 from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
-from oakestra.root.state import SlotRecord, slot_key
+from oakestra.root.state import ServiceRecord, SlotRecord, slot_key
 from oakestra.scheduling.placement import Choice, choose_worker
 from oakestra.scheduling.request import Request, WorkerCandidate
 from oakestra.simulation.hosts import WorkerHost
@@ -27,12 +28,37 @@ _SETTLED = frozenset({Phase.COMPLETED, Phase.FAILED})
 
 def key_of(seen: ContainerSeen) -> InstanceKey:
     """Return whose container this is."""
-    return msgspec.json.decode(seen.labels[KEY_LABEL], type=InstanceKey)
+    return _key(seen.labels[KEY_LABEL])
 
 
 def spec_of(seen: ContainerSeen) -> ServiceSpec:
     """Return what the container was made from."""
-    return msgspec.json.decode(seen.labels[SPEC_LABEL], type=ServiceSpec)
+    return _spec(seen.labels[SPEC_LABEL])
+
+
+@lru_cache(maxsize=4096)
+def _key(label: str) -> InstanceKey:
+    return msgspec.json.decode(label, type=InstanceKey)
+
+
+@lru_cache(maxsize=4096)
+def _spec(label: str) -> ServiceSpec:
+    return msgspec.json.decode(label, type=ServiceSpec)
+
+
+@lru_cache(maxsize=4096)
+def _address(label: str) -> InstanceAddress:
+    return msgspec.json.decode(label, type=InstanceAddress)
+
+
+@lru_cache(maxsize=4096)
+def _service_record(body: bytes) -> ServiceRecord:
+    return msgspec.json.decode(body, type=ServiceRecord)
+
+
+@lru_cache(maxsize=4096)
+def _slot_record(body: bytes) -> SlotRecord:
+    return msgspec.json.decode(body, type=SlotRecord)
 
 
 # --- at every moment -------------------------------------------------------------------------------------------
@@ -43,8 +69,8 @@ def unsafe(world: World) -> Iterator[str]:
     yield from _over_capacity(world)
     yield from _addresses_of_two(world)
     yield from _subnets_of_two(world)
-    if world.root.tier is not None and not world.user.waiting:
-        yield from world.user.check(world.root.tier.state)
+    if not world.user.waiting:
+        yield from world.user.check(*durable(world))
 
 
 def _over_capacity(world: World) -> Iterator[str]:
@@ -60,7 +86,7 @@ def _over_capacity(world: World) -> Iterator[str]:
 def _addresses_of_two(world: World) -> Iterator[str]:
     owners: dict[InstanceAddress, Slot] = {}
     for worker, seen in world.containers():
-        address = msgspec.json.decode(seen.labels[ADDRESS_LABEL], type=InstanceAddress)
+        address = _address(seen.labels[ADDRESS_LABEL])
         slot = key_of(seen).slot
         if owners.setdefault(address, slot) != slot:
             yield f"{address.v4} is the address of {owners[address]} and, on {worker.name}, of {slot}"
@@ -93,6 +119,15 @@ def _subnets_of_two(world: World) -> Iterator[str]:
                 yield f"{subnet.v4} belongs to {owners[subnet.v4]} and {worker.name}"
 
 
+def durable(world: World) -> tuple[list[ServiceRecord], list[SlotRecord]]:
+    """Return the services and slots on root's disk, whether root is up or not."""
+    tables = world.root.disk.tables
+    return (
+        [_service_record(body) for body in tables["services"].values()],
+        [_slot_record(body) for body in tables["slots"].values()],
+    )
+
+
 class Watch:
     """Sees what only a look at two moments can tell: that nothing went backwards."""
 
@@ -108,14 +143,9 @@ class Watch:
         self._tell()
 
     def _backwards(self) -> Iterator[str]:
-        if self._world.root.tier is None:
-            return
-        for record in self._world.root.tier.state.slots.values():
-            now = (
-                record.placement,
-                record.status_store,
-                *(order(record.status) if record.status else ()),
-            )
+        for record in durable(self._world)[1]:
+            seen = (record.status_store, *order(record.status)) if record.status else ()
+            now = (record.placement, *seen)
             before = self._orders.get(record.slot, ())
             if now < before:
                 yield f"the status of {record.slot} went back from {before} to {now}"
@@ -129,7 +159,7 @@ class Watch:
         for (name, number), text in now.items():
             if self._seen.get((name, number)) != text:
                 self._world.say(f"{name}/{number} {text}")
-        for name, number in self._seen.keys() - now.keys():
+        for name, number in sorted(self._seen.keys() - now.keys()):
             self._world.say(f"{name}/{number} is gone")
         self._seen = now
 
@@ -158,7 +188,7 @@ def unsettled(world: World) -> Iterator[str]:
         if isinstance(place, tuple):
             worker, key = place
             rightful[worker.name].add(key)
-            yield from _runs(world, worker, key, record)
+            yield from _runs(worker, key, record)
         elif place:
             yield place
     for name, keys in rightful.items():
@@ -211,7 +241,7 @@ def _fits(world: World, worker: WorkerHost, spec: ServiceSpec) -> bool:
     return isinstance(choose_worker(Request.of(spec), [candidate]), Choice)
 
 
-def _runs(world: World, worker: WorkerHost, key: InstanceKey, record: SlotRecord) -> Iterator[str]:
+def _runs(worker: WorkerHost, key: InstanceKey, record: SlotRecord) -> Iterator[str]:
     instance = next(
         (one for one in (worker.tier.desired.instances if worker.tier else ()) if one.key == key), None
     )
@@ -283,9 +313,7 @@ def _routes(world: World, worker: WorkerHost) -> Iterator[str]:
 
 def _tombstones(world: World) -> Iterator[str]:
     """What nobody wants is forgotten everywhere, unless only a dead machine could say that it is gone."""
-    root = world.root.tier
-    assert root is not None, "asked only when root is up"
-    held = set()
+    held: set[Placement] = set()
     for cluster in world.clusters.values():
         if cluster.tier is None:
             continue
@@ -295,6 +323,12 @@ def _tombstones(world: World) -> Iterator[str]:
                 held.add(withdrawal.key.placed)
             else:
                 yield f"{cluster.name} still withdraws {_short(withdrawal.key)}"
+    yield from _roots_tombstones(world, held)
+
+
+def _roots_tombstones(world: World, held: set[Placement]) -> Iterator[str]:
+    root = world.root.tier
+    assert root is not None, "asked only when root is up"
     for gone in root.state.withdrawals.values():
         host = world.cluster_of(gone.cluster)
         if gone.placed not in held and host is not None and host.alive:

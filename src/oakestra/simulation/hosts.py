@@ -41,7 +41,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
-from oakestra.worker.fake import FakeProber
+from oakestra.worker.desired import namespace_address
 from oakestra.worker.tier import Worker
 
 ROOT = "root"
@@ -178,10 +178,10 @@ class ClusterHost(Host):
         """Do what the production link does: join whenever root does not know this cluster's key."""
         random = self.chance("join")
         while True:
-            root = self._root
-            if self.fleet.reaches(self.address, ROOT) and root.tier is not None:
-                if root.tier.identify(self.name) is None or not tier.id:
-                    await self._join(tier, random)
+            root = self._root.tier
+            reached = root is not None and self.fleet.reaches(self.address, ROOT)
+            if reached and root is not None and (root.identify(self.name) is None or not tier.id):
+                await self._join(tier, random)
             await asyncio.sleep(JOIN_EVERY_S)
 
     async def _join(self, tier: Cluster, random: Random) -> None:
@@ -216,11 +216,11 @@ class FakeMachine:
 class WatchedRuntime(FakeRuntime):
     """A runtime that tells whenever the agent ends a process that runs."""
 
-    stopping: Callable[[int], None] = staticmethod(lambda number: None)
+    stopping: Callable[[int], None] | None = None
 
     async def stop(self, number: int, *, grace_s: float) -> None:
         seen = self.host.containers.get(number)
-        if seen is not None and seen.state is ContainerState.RUNNING:
+        if self.stopping is not None and seen is not None and seen.state is ContainerState.RUNNING:
             self.stopping(number)
         await super().stop(number, grace_s=grace_s)
 
@@ -244,8 +244,6 @@ class WorkerHost(Host):
         super().__init__(fleet, name, address=self.id)
         self.cluster = cluster
         self.machine = FakeMachine(capacity)
-        self.prober = FakeProber()
-        """Says who is well; of services without a health check nobody asks it."""
         self.kept = Belongings()
         self.powered = True
         self.tier: Worker | None = None
@@ -289,7 +287,6 @@ class WorkerHost(Host):
             clock=self.clock,
             resync_s=self._resync_s,
             stop_grace_s=STOP_GRACE_S,
-            prober=self.prober,
         )
         self.tier = tier
         self.runtime.stopping = self._stopping
@@ -337,10 +334,14 @@ class WorkerHost(Host):
         instance = self.tier.desired.by_number.get(number)
         seen = self.kept.containers.containers[number]
         self.fleet.say(f"{self.name} stops {number}")
-        if instance is None or instance.withdrawn or instance.outcome is not None or instance.given_up:
+        if instance is None or instance.withdrawn or instance.outcome is not None:
+            return
+        if number not in self.kept.kernel.attached:
             return
         same_run = seen.labels.get("oakestra.restart") == str(instance.restart)
-        if same_run and number in self.kept.kernel.attached:
+        address = namespace_address(self.tier.desired, number)
+        same_network = address == self.kept.kernel.attached[number].namespace
+        if same_run and same_network:
             self.fleet.complain(f"{self.name} stopped {instance.key}, which is wanted and was well")
 
 

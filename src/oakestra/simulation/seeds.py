@@ -20,6 +20,7 @@ CHAOS_S = 180.0
 SETTLED_AFTER_S = 180.0
 """What is healed must be as it should be by then: 40 s until a worker that heard nothing joins again, 60 s of back-off."""
 LOOK_EVERY_S = 1.0
+WRONG_SHOWN = 10
 QUIET_S = 30.0
 """So long it must then stay as it should be."""
 
@@ -36,6 +37,19 @@ class Played:
     story: tuple[str, ...]
     settled_s: float
     """How long after healing everything was as it should be."""
+
+    @property
+    def summary(self) -> str:
+        """Return how it went, and the command that plays it again if it went wrong."""
+        if not self.wrong:
+            return f"seed {self.seed}: settled {self.settled_s:.0f} s after healing, story {self.digest}"
+        shown = "\n".join(f"  {sentence}" for sentence in self.wrong[:WRONG_SHOWN])
+        more = len(self.wrong) - WRONG_SHOWN
+        left = f"\n  and {more} more" if more > 0 else ""
+        return (
+            f"seed {self.seed}: {len(self.wrong)} things went wrong, story {self.digest}\n{shown}{left}\n"
+            f"  play it again: oak sim seed {self.seed} --story"
+        )
 
 
 def play(seed: int) -> Played:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot
+from oakestra.model.service import ServiceSpec
 from oakestra.root.operations import Operations
-from oakestra.root.state import ApplicationRecord, RootState
+from oakestra.root.state import ApplicationRecord, ServiceRecord, SlotRecord
 from oakestra.root.users.access import ADMIN, Principal
 from oakestra.simulation.hosts import RootHost
 from oakestra.wire.sla import parse_sla
@@ -76,7 +78,10 @@ class User:
             self._doubtful_names |= names
             return
         for application in created:
-            self._learn(application)
+            for id in application.services:
+                operations = self._root.operations
+                assert operations is not None, "it answered just now"
+                self._learn(operations.service(ADMINISTRATOR, id).spec)
 
     async def scale(self, id: ServiceId, instances: int) -> None:
         """Ask for so many instances of a service."""
@@ -123,45 +128,47 @@ class User:
             if answer is not None:
                 service.slots = set()
 
-    def check(self, state: RootState) -> list[str]:
-        """Return what root lost or made up of what it had acknowledged; what was doubtful is settled by looking."""
-        self._settle(state)
+    def check(self, services: Sequence[ServiceRecord], slots: Iterable[SlotRecord]) -> list[str]:
+        """Return what root lost or made up of what it had acknowledged; what was doubtful is settled by looking.
+
+        The records are those on root's disk: an answer was given only when they were there.
+        """
+        there = {record.spec.id for record in services if not record.deleted}
+        numbers: defaultdict[ServiceId, set[int]] = defaultdict(set)
+        for slot in slots:
+            if slot.wanted:
+                numbers[slot.slot.service].add(slot.slot.number)
+        self._settle(services, there, numbers)
         wrong: list[str] = []
         for service in self.services.values():
-            record = state.services.get(service.id)
-            slots = {slot.slot.number for slot in state.slots_of(service.id) if slot.wanted}
-            deleted = record is None or record.deleted
+            deleted, wanted = service.id not in there, numbers[service.id]
             if deleted != service.deleted:
                 wrong.append(f"{service.name} is {'deleted' if deleted else 'there'}, against what root said")
-            elif slots != service.slots:
-                wrong.append(
-                    f"{service.name} has slots {sorted(slots)}, root had said {sorted(service.slots)}"
-                )
+            elif wanted != service.slots:
+                said = sorted(service.slots)
+                wrong.append(f"{service.name} has slots {sorted(wanted)}, root had said {said}")
         return wrong
 
     def wanted(self) -> set[Slot]:
         """Return every slot that should run."""
         return {Slot(service.id, number) for service in self.services.values() for number in service.slots}
 
-    def _settle(self, state: RootState) -> None:
-        for application in state.applications.values():
-            if application.application.name in self._doubtful_names:
-                self._learn(application)
+    def _settle(
+        self, services: Iterable[ServiceRecord], there: set[ServiceId], numbers: Mapping[ServiceId, set[int]]
+    ) -> None:
+        for record in services:
+            if record.spec.name.partition(".")[0] in self._doubtful_names:
+                self._learn(record.spec)
         self._doubtful_names.clear()
         for service in self.services.values():
             if service.doubtful:
-                record = state.services.get(service.id)
-                service.deleted = record is None or record.deleted
-                service.slots = {slot.slot.number for slot in state.slots_of(service.id) if slot.wanted}
+                service.deleted = service.id not in there
+                service.slots = set(numbers.get(service.id, ()))
                 service.doubtful = False
 
-    def _learn(self, application: ApplicationRecord) -> None:
-        name = application.application.name
-        for position, id in enumerate(application.services):
-            if id not in self.services:
-                self.services[id] = Believed(
-                    id=id, application=application.application.id, name=f"{name}.s{position}"
-                )
+    def _learn(self, spec: ServiceSpec) -> None:
+        if spec.id not in self.services:
+            self.services[spec.id] = Believed(id=spec.id, application=spec.application_id, name=spec.name)
 
     async def _ask_about(self, service: Believed, request: Callable[[Operations], Awaitable[Any]]) -> Any:
         """Ask; return the answer (True if it is nothing), or None if there was none and the outcome is unknown."""

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -74,7 +74,6 @@ LOOK_FIRST_S = 5.0
 """A worker joins once it has looked at what it runs, but does not wait for that longer than this."""
 NETWORK_AGAIN_S = 1.0
 
-T = TypeVar("T")
 Join = Callable[[JoinWorker], Awaitable[WorkerJoined]]
 Connect = Callable[[WorkerJoined], Link]
 Change = Callable[[Desired], Desired]
@@ -131,7 +130,6 @@ class Worker:
         self._stopped_since_s: dict[int, float] = {}
         self._trouble = ""
         self._plumbing = Plumbing(network, underlay_v4=underlay_v4, clock=clock, prepare_every_s=resync_s)
-        self._resync_s = resync_s
         self._tasks: asyncio.TaskGroup | None = None
         self._report = WorkerReport(version=Version(), applied=Version(), complete=False)
         self._report_epoch = int(clock.wall_s() * 1000)
