@@ -159,6 +159,14 @@ def test_no_worker_is_promised_more_than_it_has_by_a_placement(world: Observed) 
     ports: defaultdict[WorkerId, Counter[int]] = defaultdict(Counter)
     held = [(record.worker, slot.service) for slot, record in after.slots.items() if record.worker]
     held += [(worker, key.service) for worker, key in after.withdrawals]
+    held += [
+        (id, key.service)
+        for id, worker in after.workers.items()
+        for key in worker.statuses
+        if (id, key) not in after.withdrawals
+        and not ((record := after.slots.get(key.slot)) and record.worker == id and record.key == key)
+        and (id, key) not in world.withdrawals  # forgotten: seen gone
+    ]
     for worker, service in held:
         spec = world.services[service]
         used[worker] += spec.resources

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from oakestra.cluster.decisions import Withdraw
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import Availability
 from oakestra.model.ids import ServiceId, WorkerId
@@ -30,6 +29,7 @@ class Ledger:
         held = [(record.worker, record.placed.service) for record in records if record.worker]
         held += [(record.leaving.worker, record.placed.service) for record in records if record.leaving]
         held += [(id, key.service) for id, key in observed.withdrawals if (id, key) not in gone]
+        held += [(id, key.service) for id, key in _strays(observed)]
         for worker, service in held:
             spec = observed.services.get(service)
             if spec is not None:
@@ -44,14 +44,6 @@ class Ledger:
         if seen is not None:
             for service, candidates in self._lists.items():
                 candidates[self._places[worker]] = self.candidate(seen, service)
-
-    def hold_orphan(self, withdrawal: Withdraw) -> None:
-        """Count what nobody asked for until it is seen gone."""
-        record = self._observed.slots.get(withdrawal.key.slot)
-        current = record is not None and (withdrawal.worker, withdrawal.key) in record.attempts
-        spec = self._observed.services.get(withdrawal.key.service)
-        if spec is not None and not current:
-            self.reserve(withdrawal.worker, spec)
 
     def candidates(self, service: ServiceId) -> list[WorkerCandidate]:
         """Return every worker as it is now, for an instance of this service; do not change the list."""
@@ -76,6 +68,16 @@ class Ledger:
             instances=self._services[record.id].total(),
             siblings=self._services[record.id][service],
         )
+
+
+def _strays(observed: Observed) -> Iterator[Withdrawn]:
+    """Yield what workers report beyond what they have and what was withdrawn: it takes room until it is seen gone."""
+    for id, worker in observed.workers.items():
+        for key in worker.statuses:
+            record = observed.slots.get(key.slot)
+            current = record is not None and (id, key) in record.attempts
+            if not current and (id, key) not in observed.withdrawals:
+                yield id, key
 
 
 def overcommitted(resources: Resources, vcpu_overcommit: float) -> Resources:

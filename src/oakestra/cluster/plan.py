@@ -48,10 +48,6 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     ended = tuple(decision for decision in turned if isinstance(decision, Withdraw))
     withdrawn = (*ended, *_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
-    for adoption in adopted:
-        ledger.reserve(adoption.worker, observed.services[adoption.slot.service])
-    for withdrawal in withdrawn:
-        ledger.hold_orphan(withdrawal)
     placed = tuple(_placements(observed, ledger, {d.slot for d in adopted}))
     touched = {d.slot for d in (*adopted, *placed)} | {d.key.slot for d in withdrawn}
     moved = tuple(moves(observed, ledger, _attempts_seen(observed), besides=touched))

@@ -68,7 +68,8 @@ def unsafe(world: World) -> Iterator[str]:
     """Yield what must never be, however bad the world is."""
     yield from _over_capacity(world)
     yield from _addresses_of_two(world)
-    yield from _subnets_of_two(world)
+    steady = [worker for worker in world.workers.values() if not worker.cluster.forgot]
+    yield from _subnets_of_two(steady)
     if not world.user.waiting:
         yield from world.user.check(*durable(world))
 
@@ -90,12 +91,6 @@ def _addresses_of_two(world: World) -> Iterator[str]:
         slot = key_of(seen).slot
         if owners.setdefault(address, slot) != slot:
             yield f"{address.v4} is the address of {owners[address]} and, on {worker.name}, of {slot}"
-    namespaces: dict[InstanceAddress, str] = {}
-    for worker in world.workers.values():
-        for number, endpoint in sorted(worker.kept.kernel.attached.items()):
-            owner = f"{worker.name}/{number}"
-            if namespaces.setdefault(endpoint.namespace, owner) != owner:
-                yield f"{endpoint.namespace.v4} is attached to {namespaces[endpoint.namespace]} and {owner}"
     if world.root.tier is not None:
         given = Counter(
             address
@@ -111,9 +106,15 @@ def _addresses_of_two(world: World) -> Iterator[str]:
         )
 
 
-def _subnets_of_two(world: World) -> Iterator[str]:
+def _subnets_of_two(workers: list[WorkerHost]) -> Iterator[str]:
+    namespaces: dict[InstanceAddress, str] = {}
+    for worker in workers:
+        for number, endpoint in sorted(worker.kept.kernel.attached.items()):
+            owner = f"{worker.name}/{number}"
+            if namespaces.setdefault(endpoint.namespace, owner) != owner:
+                yield f"{endpoint.namespace.v4} is attached to {namespaces[endpoint.namespace]} and {owner}"
     owners: dict[str, str] = {}
-    for worker in world.workers.values():
+    for worker in workers:
         for subnet in worker.tier.desired.subnets if worker.tier is not None else ():
             if owners.setdefault(subnet.v4, worker.name) != worker.name:
                 yield f"{subnet.v4} belongs to {owners[subnet.v4]} and {worker.name}"
@@ -178,6 +179,7 @@ def unsettled(world: World) -> Iterator[str]:
         yield "root is not up"
         return
     yield from _tombstones(world)
+    yield from _subnets_of_two([worker for worker in world.workers.values() if worker.alive])
     rightful: dict[str, set[InstanceKey]] = {name: set() for name, w in world.workers.items() if w.alive}
     for slot in sorted(world.user.wanted()):
         record = root.state.slots.get(slot_key(slot))

@@ -140,6 +140,8 @@ class ClusterHost(Host):
         super().__init__(fleet, name, address=self.id)
         self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=1)
         self.new_store = True
+        self.forgot = False
+        """It lost its records once: until all its workers are back, it may give subnets away that somebody has."""
         self.tier: Cluster | None = None
         self._root = root
         self._tuning = tuning
@@ -148,7 +150,7 @@ class ClusterHost(Host):
         """Let its records be gone, as after a new disk. Only while its process is dead."""
         assert not self.alive, "a process keeps its file open"
         self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=self.disk.epoch + 1)
-        self.new_store = True
+        self.new_store = self.forgot = True
 
     async def _run(self) -> None:
         store = FakeStore(
