@@ -82,12 +82,11 @@ async def _play(seed: int) -> Played:
         with _heard(world):
             world.start()
             watching = group.create_task(_watch(world))
-            using = group.create_task(_use(world, entropy.stream("user's pace")))
+            using = group.create_task(_use(world, entropy.stream("user's pace"), until_s=10.0 + CHAOS_S))
             chaos = Chaos(world, draw_faults(entropy.stream("faults")), random=entropy.stream("chaos"))
             await asyncio.sleep(10.0)
             await chaos.rage(CHAOS_S)
-            using.cancel()
-            await asyncio.wait({using})
+            await using
             await chaos.heal(_doomed(world, entropy.stream("doom")))
             settled_s = await _settle(world)
             if not world.complaints:
@@ -112,8 +111,8 @@ def _doomed(world: World, random: Random) -> set[str]:
     return doomed
 
 
-async def _use(world: World, random: Random) -> None:
-    while True:
+async def _use(world: World, random: Random, *, until_s: float) -> None:
+    while world.now_s < until_s:
         await asyncio.sleep(random.expovariate(1 / 8.0))
         await world.user.act()
 
