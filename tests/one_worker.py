@@ -30,7 +30,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
-from oakestra.worker.probes import Prober
+from oakestra.worker.health.probes import Prober
 from oakestra.worker.tier import Worker
 
 WORKER, CLUSTER = WorkerId("a" * 24), ClusterId("c" * 24)

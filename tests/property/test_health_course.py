@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oakestra.model.service import CheckKind, HealthCheck
-from oakestra.worker.health import Course, Health, Probed, Verdict, after, begin, gives_up_at_s, pause_s
+from oakestra.worker.health.course import (
+    Course,
+    Health,
+    Probed,
+    Verdict,
+    after,
+    begin,
+    gives_up_at_s,
+    pause_s,
+)
 
 checks = st.builds(
     HealthCheck,

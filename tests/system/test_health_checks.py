@@ -17,7 +17,7 @@ from oakestra.model.container import ContainerSeen
 from oakestra.model.instance import InstanceStatus, Phase
 from oakestra.model.service import CheckKind, HealthCheck, Resources, ServiceSpec
 from oakestra.network.linux import LinuxNetwork
-from oakestra.worker.probes import MachineProber
+from oakestra.worker.health.probes import MachineProber
 from oci_bench import IMAGE, Bench, until
 from one_worker import OneWorker, service
 

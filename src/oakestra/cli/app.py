@@ -60,8 +60,8 @@ def run_create(args: argparse.Namespace) -> int:
 
 def _deployed(args: argparse.Namespace, root: Root, created: Sequence[Document]) -> int:
     """Start an instance of every service, wait for them if asked to, and return the exit code."""
+    from oakestra.cli.client.wanted import deploy
     from oakestra.cli.show import progress
-    from oakestra.cli.wanted import deploy
 
     services = [service for app in created for service in _services(root, app)]
     targets = [target for service in services for target in deploy(root, service, among=services)]
@@ -190,7 +190,7 @@ def run_rm(args: argparse.Namespace) -> int:
     known = root.get("/api/v1/applications/")
     chosen = [names.application(known, name) for name in args.app]
     if args.wait:
-        from oakestra.cli.wanted import emptied
+        from oakestra.cli.client.wanted import emptied
 
         services = [service for app in chosen for service in _services(root, app)]
         if code := emptied(root, services, among=services, timeout_s=args.timeout):

@@ -110,7 +110,7 @@ def _all(root: Root) -> list[Document]:
 
 def run_deploy(args: argparse.Namespace) -> int:
     """Start one more instance of each service."""
-    from oakestra.cli.wanted import conclude, deploy
+    from oakestra.cli.client.wanted import conclude, deploy
 
     root = session.connect(args)
     everything = _all(root)
@@ -120,7 +120,7 @@ def run_deploy(args: argparse.Namespace) -> int:
 
 def run_scale(args: argparse.Namespace) -> int:
     """Have so many instances of a service."""
-    from oakestra.cli.wanted import conclude, scale
+    from oakestra.cli.client.wanted import conclude, scale
 
     root = session.connect(args)
     everything = _all(root)
@@ -131,7 +131,7 @@ def run_scale(args: argparse.Namespace) -> int:
 
 def run_undeploy(args: argparse.Namespace) -> int:
     """Remove instances."""
-    from oakestra.cli.wanted import conclude, undeploy
+    from oakestra.cli.client.wanted import conclude, undeploy
 
     root = session.connect(args)
     everything = _all(root)
@@ -144,7 +144,7 @@ def run_undeploy(args: argparse.Namespace) -> int:
 
 def run_rm(args: argparse.Namespace) -> int:
     """Delete services; with `--wait`, only once nothing of them runs any more."""
-    from oakestra.cli.wanted import emptied
+    from oakestra.cli.client.wanted import emptied
 
     root = session.connect(args)
     everything = _all(root)

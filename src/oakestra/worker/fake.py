@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from oakestra.worker.health import Patient, Probed, Verdict
+from oakestra.worker.health.course import Patient, Probed, Verdict
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from enum import Enum
 from oakestra.model.container import ContainerSeen
 from oakestra.model.service import InstanceAddress
 from oakestra.worker.desired import Desired
-from oakestra.worker.health import Course
+from oakestra.worker.health.course import Course
 
 
 class StepKind(Enum):

@@ -14,7 +14,7 @@ from oakestra.model.instance import InstanceStatus, Phase
 from oakestra.model.service import InstanceAddress, RestartPolicy
 from oakestra.scheduling.backoff import FORGIVEN_AFTER_S, delay_s
 from oakestra.worker.desired import LocalInstance, Outcome, namespace_address
-from oakestra.worker.health import Patient, gives_up_at_s
+from oakestra.worker.health.course import Patient, gives_up_at_s
 from oakestra.worker.observe import Observed, StepKind
 
 RUN_LABEL = "oakestra.run"

@@ -25,7 +25,7 @@ from oakestra.transport.mqtt import MqttLink
 from oakestra.wire.native import JoinWorker, WorkerJoined, decode, encode
 from oakestra.worker.api import WorkerApi
 from oakestra.worker.config import WorkerConfig
-from oakestra.worker.probes import MachineProber
+from oakestra.worker.health.probes import MachineProber
 from oakestra.worker.tier import Worker
 
 logger = logging.getLogger(__name__)

@@ -39,6 +39,8 @@ from oakestra.wire.native import (
 from oakestra.wire.sequence import digest, outdated
 from oakestra.worker.desired import Desired, accept, adopt, edit, release
 from oakestra.worker.execute import Machinery, carry_out, found
+from oakestra.worker.health.probes import Prober
+from oakestra.worker.health.watch import HealthWatch
 from oakestra.worker.measure import Meter
 from oakestra.worker.observe import Failure, Observed, StepKind
 from oakestra.worker.plan import (
@@ -58,9 +60,7 @@ from oakestra.worker.plan import (
     statuses,
 )
 from oakestra.worker.plumbing import Plumbing
-from oakestra.worker.probes import Prober
 from oakestra.worker.requests import Requests
-from oakestra.worker.watch import HealthWatch
 
 logger = logging.getLogger(__name__)
 

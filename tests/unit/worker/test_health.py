@@ -8,7 +8,16 @@ import pytest
 
 from oakestra.model.service import CheckKind, HealthCheck
 from oakestra.scheduling.backoff import FORGIVEN_AFTER_S
-from oakestra.worker.health import Course, Health, Probed, Verdict, after, begin, gives_up_at_s, pause_s
+from oakestra.worker.health.course import (
+    Course,
+    Health,
+    Probed,
+    Verdict,
+    after,
+    begin,
+    gives_up_at_s,
+    pause_s,
+)
 
 PASSED, UNCLEAR = Probed(Verdict.PASSED), Probed(Verdict.UNCLEAR, "no sockets left")
 CHECK = HealthCheck(

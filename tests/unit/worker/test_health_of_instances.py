@@ -19,7 +19,7 @@ from oakestra.runtime.fake import FakeHost, FakeRuntime
 from oakestra.simulation import virtual_time
 from oakestra.worker.desired import Desired
 from oakestra.worker.fake import FakeProber
-from oakestra.worker.health import Probed, Verdict
+from oakestra.worker.health.course import Probed, Verdict
 from oakestra.worker.plan import GiveUp, given_up
 from one_worker import SERVICE_IP, OneWorker, service
 

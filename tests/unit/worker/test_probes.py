@@ -16,8 +16,8 @@ from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.service import CheckKind, HealthCheck, InstanceAddress
 from oakestra.runtime import CommandOutput, OutputStream
 from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
-from oakestra.worker.health import Patient, Probed, Verdict
-from oakestra.worker.probes import MachineProber
+from oakestra.worker.health.course import Patient, Probed, Verdict
+from oakestra.worker.health.probes import MachineProber
 
 LOOPBACK = InstanceAddress(v4="127.0.0.1")
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]

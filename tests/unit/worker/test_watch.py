@@ -10,8 +10,8 @@ from oakestra.control.clock import LoopClock
 from oakestra.model.service import CheckKind, HealthCheck, InstanceAddress
 from oakestra.simulation import virtual_time
 from oakestra.worker.fake import FakeProber
-from oakestra.worker.health import Course, Health, Patient, Probed, Verdict
-from oakestra.worker.watch import PROBES_MAX, STALLED_S, HealthWatch
+from oakestra.worker.health.course import Course, Health, Patient, Probed, Verdict
+from oakestra.worker.health.watch import PROBES_MAX, STALLED_S, HealthWatch
 
 CHECK = HealthCheck(kind=CheckKind.TCP, port=80, interval_s=5.0, timeout_s=2.0, start_period_s=20.0)
 FAILED = Probed(Verdict.FAILED, "port 80: connection refused")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from oakestra.control.clock import Clock
 from oakestra.model.service import CheckKind
-from oakestra.worker.health import Course, Patient, Probed, Verdict, after, begin, pause_s
-from oakestra.worker.probes import Prober
+from oakestra.worker.health.course import Course, Patient, Probed, Verdict, after, begin, pause_s
+from oakestra.worker.health.probes import Prober
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.model.service import CheckKind
 from oakestra.runtime import CommandEnded, Runtime
-from oakestra.worker.health import Patient, Probed, Verdict
+from oakestra.worker.health.course import Patient, Probed, Verdict
 
 ANSWER_BYTES_MAX = 8 * 1024
 SAID_BYTES_MAX = 200
