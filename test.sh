@@ -6,7 +6,7 @@ cd "$here"
 
 must_be_root
 have_packages runc conmon nftables iproute2 mosquitto busybox-static python3-venv openssl ca-certificates \
-    docker-registry conntrack chromium systemd
+    docker-registry conntrack chromium systemd iptables
 have_python orchestrator,cli,test
 
 bin=$venv/bin

@@ -88,8 +88,16 @@ class Fleet:
         self.name = name
         url = oak.run("lab", "env", "--name", name).stdout.partition("=")[2].strip()
         self.oak = Oak(oak.home, {**oak.environment, "OAKESTRA_ROOT": url}, oak.netns)
-        password = Path(f"/var/lib/oakestra/lab-{name}/root/root/admin.password").read_text().strip()
-        self.root = Root(url, _Admin(url, password))
+        self.root_password = (
+            Path(f"/var/lib/oakestra/lab-{name}/root/root/admin.password").read_text().strip()
+        )
+        self.root = Root(url, _Admin(url, self.root_password))
+
+    def home_file(self, name: str, content: str) -> str:
+        """Write a file where the user is at home; return its path."""
+        path = self.oak.home / name
+        path.write_text(content)
+        return str(path)
 
     def lab(self, action: str, *words: str, check: bool = True) -> str:
         """Do something to the lab; return what was said."""

@@ -1,0 +1,155 @@
+"""A fleet is kept up to date while somebody uses it: machines are drained, services updated, and nobody notices."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab_fixture import Fleet, client, direct, server, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+ADDRESSES = (f"10.30.83.{number}" for number in itertools.count(1))
+CHECK = {"http": {"port": 80, "path": "/"}, "interval_s": 1}
+QUICK = {"monitor_s": 1}
+LOAD = """
+import sys, threading, time, urllib.request
+
+url, threads, failed, count, stop = sys.argv[1], [], [], [0], threading.Event()
+
+def ask():
+    while not stop.is_set():
+        begun_s = time.monotonic()
+        try:
+            urllib.request.urlopen(url, timeout=5).read()
+        except OSError as error:
+            failed.append(str(error))
+        count[0] += 1
+        stop.wait(max(0.0, 0.1 - (time.monotonic() - begun_s)))
+
+for _ in range(10):
+    threads.append(threading.Thread(target=ask))
+    threads[-1].start()
+print("asking", flush=True)
+sys.stdin.readline()
+stop.set()
+for thread in threads:
+    thread.join()
+print(count[0], len(failed), failed[:3], flush=True)
+"""
+
+
+class Load:
+    """A hundred requests a second from a worker's machine; what came of them is known at the end."""
+
+    asked = 0
+    failed = -1
+    said = ""
+
+
+@contextmanager
+def load(fleet: Fleet, host: str, address: str) -> Iterator[Load]:
+    command = fleet.oak.command(
+        "lab", "exec", "--name", fleet.name, host, sys.executable, "-c", LOAD, f"http://{address}/"
+    )
+    result = Load()
+    with subprocess.Popen(
+        command, env=fleet.oak.variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as asking:
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "asking\n"
+        yield result
+        asking.stdin.write("\n")
+        asking.stdin.flush()
+        result.said = asking.stdout.readline()
+        result.asked, result.failed = (int(word) for word in result.said.split()[:2])
+
+
+@contextmanager
+def shop(fleet: Fleet, servers: int = 3) -> Iterator[str]:
+    """Servers in the first cluster, and a client on one of its workers, so that the address leads somewhere there."""
+    address = next(ADDRESSES)
+    services = (
+        server(address, health_check=CHECK, update_policy=QUICK, constraints=direct("c1")),
+        client(address, constraints=direct("c1", "w1")),
+    )
+    with fleet.application("shop", *services, counts={"server": servers, "client": 1}):
+        password = fleet.root_password
+        fleet.oak.run("login", fleet.root.url, "--password", password)
+        yield address
+
+
+@pytest.fixture
+def uncordoned(fleet: Fleet) -> Iterator[Fleet]:
+    """The fleet, whose workers all take instances again when the test is over."""
+    yield fleet
+    fleet.oak.run("worker", "uncordon", *fleet.names("worker"))
+    fleet.oak.run("cluster", "uncordon", *fleet.names("cluster"))
+
+
+def test_no_request_fails_while_a_worker_is_drained_and_a_service_updated(uncordoned: Fleet) -> None:
+    fleet = uncordoned
+    with shop(fleet) as address, load(fleet, "w1", address) as seen:
+        drained = next(one["worker"] for one in fleet.instances("shop") if one["worker"] != "w1")
+        said = fleet.oak.run("worker", "drain", drained, "--wait").stdout
+        assert f"{drained}: 0 instances left" in said
+        assert drained not in {one["worker"] for one in fleet.until_ready("shop", 4)}
+        fleet.oak.run("worker", "uncordon", drained)
+        rolled = fleet.oak.run("service", "update", "shop.server", "--env", "COLOUR=blue", "--wait").stdout
+        assert "3/3 instances ready (done)" in rolled
+    assert seen.asked > 100
+    assert seen.failed == 0, seen.said
+
+
+def test_an_update_that_never_gets_well_goes_back_by_itself(uncordoned: Fleet) -> None:
+    fleet = uncordoned
+    with shop(fleet) as address, load(fleet, "w1", address) as seen:
+        change = fleet.home_file(
+            "change.json", '{"cmd": ["/bin/false"], "health_check": {"tcp": {"port": 80}}}'
+        )
+        failed = fleet.oak.run("service", "update", "shop.server", "-f", change, "--wait", check=False)
+        assert failed.returncode == 1
+        assert "rolled back: instance" in failed.stderr
+        (service,) = [found for found in fleet.services("shop") if found["name"].split(".")[2] == "server"]
+        assert service["spec"]["command"] == ["/bin/serve"]
+        fleet.until_ready("shop", 4)
+    assert seen.failed == 0, seen.said
+
+
+def test_a_rollback_is_an_update_like_any_other(uncordoned: Fleet) -> None:
+    fleet = uncordoned
+    with shop(fleet, servers=2):
+        fleet.oak.run("service", "update", "shop.server", "--env", "A=1", "--wait")
+        fleet.oak.run("service", "rollback", "shop.server", "--wait")
+        (service,) = [found for found in fleet.services("shop") if found["name"].split(".")[2] == "server"]
+        assert (service["spec"]["environment"], service["spec"]["revision"]) == ([], 2)
+        refused = fleet.oak.run("service", "rollback", "shop.server", check=False)
+        assert "no revision to go back to" in refused.stderr
+
+
+def test_a_cordoned_worker_keeps_what_it_has_and_gets_nothing_new(uncordoned: Fleet) -> None:
+    fleet = uncordoned
+    with shop(fleet, servers=3):
+        held = {one["number"]: one["worker"] for one in fleet.instances("shop") if one["service"] == "server"}
+        fleet.oak.run("worker", "cordon", "w2")
+        until(lambda: any(worker["availability"] == "cordoned" for worker in fleet.live()))
+        fleet.oak.run("service", "scale", "shop.server", "6", "--wait")
+        after = {
+            one["number"]: one["worker"] for one in fleet.instances("shop") if one["service"] == "server"
+        }
+        assert held.items() <= after.items()
+        assert "w2" not in {worker for number, worker in after.items() if number not in held}
+
+
+def test_a_worker_that_is_gone_for_good_can_be_forgotten(uncordoned: Fleet) -> None:
+    fleet = uncordoned
+    with shop(fleet):
+        busy = next(one["worker"] for one in fleet.instances("shop"))
+        refused = fleet.oak.run("worker", "rm", busy, check=False)
+        assert "move them away first" in refused.stderr
