@@ -365,6 +365,12 @@ class Operations:
         for key, resting in list(self._state.quarantine.items()):
             if given & set(_texts([resting.address])):
                 self._state.quarantine.remove(key)
+        for record in list(self._state.services.values()):
+            if record.deleted and given & set(_texts([_round_robin(record)])):
+                left = replace(record.spec.addresses, round_robin_v4="", round_robin_v6="")
+                self._state.services.put(
+                    record.spec.id, replace(record, spec=replace(record.spec, addresses=left))
+                )
 
     def _bury(self, service: ServiceRecord) -> None:
         for record in self._wanted(service):
@@ -396,9 +402,17 @@ class Operations:
         return [record for record in self._state.slots_of(service.spec.id) if record.wanted]
 
     def _claimable(self, tenant: OrganizationId) -> frozenset[str]:
-        """Return the addresses at rest that this tenant's own services had: nobody else's traffic comes there."""
-        own = (record.address for record in self._state.quarantine.values() if record.tenant == tenant)
-        return frozenset(_texts(own))
+        """Return what this tenant's own services had: at rest, or of one that is deleted and still on its way out.
+
+        Nobody else's traffic comes there, so creating anew what was deleted a moment ago just works.
+        """
+        resting = (record.address for record in self._state.quarantine.values() if record.tenant == tenant)
+        leaving = (
+            _round_robin(record)
+            for record in self._state.services.values()
+            if record.deleted and record.spec.tenant == tenant
+        )
+        return frozenset(_texts((*resting, *leaving)))
 
     def _must_be_new(self, asker: Principal, wanted: SlaApplication) -> None:
         for record in self._state.applications.values():
@@ -453,10 +467,15 @@ def _addresses_in_use(state: RootState) -> Iterator[InstanceAddress]:
         yield resting.address
 
 
+def _round_robin(service: ServiceRecord) -> InstanceAddress:
+    given = service.spec.addresses
+    return InstanceAddress(v4=given.round_robin_v4, v6=given.round_robin_v6)
+
+
 def _service_addresses(service: ServiceRecord) -> tuple[InstanceAddress, InstanceAddress]:
     given = service.spec.addresses
     return (
-        InstanceAddress(v4=given.round_robin_v4, v6=given.round_robin_v6),
+        _round_robin(service),
         InstanceAddress(v4=given.closest_v4, v6=given.closest_v6),
     )
 

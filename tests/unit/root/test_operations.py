@@ -215,7 +215,7 @@ def test_a_released_address_rests_but_its_tenant_may_have_it_back(tmp_path: Path
         slot = await api.operations.deploy(ANN, record.services[0])
         await api.operations.delete_application(ANN, record.application.id)
         with pytest.raises(Conflict, match="belongs to another"):
-            await api.operations.create_applications(ANN, chosen)
+            await api.operations.create_applications(STRANGER, chosen)
 
         api.state.slots.put(slot_key(slot), replace(api.state.slots[slot_key(slot)], cluster=None))
         gone = (ForgetSlot(slot=slot), ForgetService(service=record.services[0]))
@@ -251,5 +251,27 @@ def test_an_application_is_renamed_only_while_nothing_is_called_by_its_name(tmp_
         await update("store", None)
         renamed = api.operations.application(ANN, id).application
         assert (renamed.name, renamed.namespace, renamed.description) == ("store", "prod", "better")
+
+    run(tmp_path, story)
+
+
+def test_who_deletes_an_application_may_create_it_again_at_once_with_its_address(tmp_path: Path) -> None:
+    """While the old one is still on its way out: nobody should have to wait for containers to end."""
+
+    async def story(api: RootApi) -> None:
+        document = sla(application(microservice(addresses={"rr_ip": "10.30.5.5"})))
+        (first,) = await api.operations.create_applications(ANN, parse_sla(document))
+        old = first.services[0]
+        await api.operations.deploy(ANN, old)
+        await api.operations.delete_application(ANN, first.application.id)
+        assert api.state.services[old].deleted
+        with pytest.raises(Conflict, match="belongs to another service"):
+            await api.operations.create_applications(STRANGER, parse_sla(document))
+        (again,) = await api.operations.create_applications(ANN, parse_sla(document))
+        addresses = {id: api.state.services[id].spec.addresses for id in (old, again.services[0])}
+        assert addresses[again.services[0]].round_robin_v4 == "10.30.5.5"
+        assert addresses[old].round_robin_v4 == ""
+        apply(api.state, [ForgetSlot(slot=Slot(old, 0)), ForgetService(service=old)], now_wall_s=1.0)
+        assert "10.30.5.5" not in api.state.quarantine
 
     run(tmp_path, story)
