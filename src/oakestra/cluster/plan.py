@@ -131,7 +131,7 @@ def _placements(observed: Observed, ledger: Ledger, adopted: set[Slot]) -> Itera
         spec = observed.services.get(slot.service)
         if spec is None:
             continue
-        if observed.adopting and _may_run_somewhere(observed):
+        if observed.adopting:
             yield Unplaceable(slot=slot, reason="waiting for workers to report what they run")
             continue
         verdict = choose_worker(Request.of(spec), ledger.candidates(slot.service), start=slot.number)
@@ -163,12 +163,6 @@ def _homeless(observed: Observed, record: SlotRecord) -> bool:
         return True
     worker = observed.workers.get(record.worker)
     return worker is None or worker.liveness is Liveness.LOST
-
-
-def _may_run_somewhere(observed: Observed) -> bool:
-    return any(
-        not worker.reported and worker.liveness is Liveness.LIVE for worker in observed.workers.values()
-    )
 
 
 def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:

@@ -59,8 +59,9 @@ class Tuning:
 
     vcpu_overcommit: float = 8.0
     lost_after_s: float = 15.0
-    adopt_s: float = 10.0
-    """A new store waits so long for workers to report what they run before it places anything."""
+    adopt_s: float = 15.0
+    """A store that is new, but not the cluster's first, waits so long for workers to join again and report what they
+    run before it places anything: a worker's beat, its join, and some lost messages."""
     beat_s: float = 5.0
     telemetry_s: float = 15.0
     resync_s: float = 10.0

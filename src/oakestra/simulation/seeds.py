@@ -11,6 +11,7 @@ from random import Random
 
 from oakestra.control.entropy import Entropy
 from oakestra.simulation import virtual_time
+from oakestra.simulation.aftermath import disturb
 from oakestra.simulation.chaos import Chaos
 from oakestra.simulation.checkers import Watch, unsettled
 from oakestra.simulation.faults import draw_faults
@@ -90,7 +91,7 @@ async def _play(seed: int) -> Played:
             await chaos.heal(_doomed(world, entropy.stream("doom")))
             settled_s = await _settle(world)
             if not world.complaints:
-                await _restart_everything(world, entropy.stream("restarts"))
+                await disturb(world, entropy.stream("aftermath"))
             watching.cancel()
             for host in world.hosts.values():
                 await host.kill()
@@ -144,31 +145,6 @@ async def _settle(world: World) -> float:
     for sentence in unsettled(world):
         world.complain(f"not settled any more: {sentence}")
     return settled_s
-
-
-async def _restart_everything(world: World, random: Random) -> None:
-    """Kill every tier that is alive, in any order: no container may notice."""
-    before = _pids(world)
-    alive = [host for host in world.hosts.values() if host.alive]
-    random.shuffle(alive)
-    for host in alive:
-        world.say(f"crash {host.name}")
-        await host.kill()
-        await asyncio.sleep(random.uniform(0, 3.0))
-        host.start()
-    await asyncio.sleep(QUIET_S)
-    after = _pids(world)
-    for place in sorted(before.keys() | after.keys()):
-        if before.get(place) != after.get(place):
-            world.complain(
-                f"restarting the tiers changed {place}: {before.get(place)} became {after.get(place)}"
-            )
-    for sentence in unsettled(world):
-        world.complain(f"not settled after all tiers restarted: {sentence}")
-
-
-def _pids(world: World) -> dict[tuple[str, int], int]:
-    return {(worker.name, seen.number): seen.pid for worker, seen in world.containers()}
 
 
 @contextmanager

@@ -1,0 +1,102 @@
+"""What a fleet at rest must not notice: nothing may restart or move because of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from oakestra.simulation.checkers import unsettled
+from oakestra.simulation.world import World
+
+QUIET_S = 30.0
+CUT_S = 40.0
+"""Longer than anybody's patience with silence, but for root's with a cluster."""
+BLINK_S = 2.0
+JUMP_MAX_S = 7200.0
+
+
+async def disturb(world: World, random: Random) -> None:
+    """Restart every tier, then let one more thing happen that nobody may notice."""
+    await _unnoticed(world, random, _restart_everything)
+    await _unnoticed(world, random, random.choice(_QUIETLY))
+
+
+async def _unnoticed(
+    world: World, random: Random, happen: Callable[[World, Random], Awaitable[None]]
+) -> None:
+    before = _processes(world)
+    await happen(world, random)
+    await asyncio.sleep(QUIET_S)
+    what = happen.__name__.strip("_").replace("_", " ")
+    after = _processes(world)
+    for place in sorted(before.keys() | after.keys()):
+        if before.get(place) != after.get(place):
+            world.complain(f"{what} changed {place}: {before.get(place)} became {after.get(place)}")
+    for sentence in unsettled(world):
+        world.complain(f"not settled after {what}: {sentence}")
+
+
+async def _restart_everything(world: World, random: Random) -> None:
+    """Kill every tier that is alive, in any order."""
+    alive = [host for host in world.hosts.values() if host.alive]
+    random.shuffle(alive)
+    for host in alive:
+        world.say(f"crash {host.name}")
+        await host.kill()
+        await asyncio.sleep(random.uniform(0, 3.0))
+        host.start()
+
+
+async def _clocks_set(world: World, random: Random) -> None:
+    """Set the wall clock of every machine."""
+    for host in world.hosts.values():
+        host.clock.epoch_s += random.uniform(-JUMP_MAX_S, JUMP_MAX_S)
+    world.say("all clocks jump")
+
+
+async def _loss_of_a_clusters_store(world: World, random: Random) -> None:
+    """Let a cluster forget everything: what runs is adopted."""
+    cluster = world.clusters[random.choice([name for name, host in world.clusters.items() if host.alive])]
+    world.say(f"{cluster.name} loses its state")
+    await cluster.kill()
+    cluster.lose_store()
+    cluster.start()
+
+
+async def _loss_of_a_workers_state(world: World, random: Random) -> None:
+    """Let a worker forget everything: what runs is adopted."""
+    worker = world.workers[random.choice([name for name, host in world.workers.items() if host.alive])]
+    world.say(f"{worker.name} loses its state")
+    await worker.kill()
+    worker.lose_state()
+    worker.start()
+
+
+async def _cut_of_a_cluster_from_root(world: World, random: Random) -> None:
+    """Let a cluster be on its own for a while."""
+    cluster = world.clusters[random.choice([name for name, host in world.clusters.items() if host.alive])]
+    world.cut(cluster, world.root)
+    await asyncio.sleep(CUT_S)
+    world.mend(cluster, world.root)
+
+
+async def _cut_of_a_worker_for_a_moment(world: World, random: Random) -> None:
+    """Let a worker be silent for less than it takes to be called lost."""
+    worker = world.workers[random.choice([name for name, host in world.workers.items() if host.alive])]
+    world.cut(worker, worker.cluster)
+    await asyncio.sleep(BLINK_S)
+    world.mend(worker, worker.cluster)
+
+
+_QUIETLY = (
+    _clocks_set,
+    _loss_of_a_clusters_store,
+    _loss_of_a_workers_state,
+    _cut_of_a_cluster_from_root,
+    _cut_of_a_worker_for_a_moment,
+)
+
+
+def _processes(world: World) -> dict[tuple[str, int], int]:
+    return {(worker.name, seen.number): seen.pid for worker, seen in world.containers()}
