@@ -151,6 +151,8 @@ class Watch:
             if now < before:
                 yield f"the status of {record.slot} went back from {before} to {now}"
             self._orders[record.slot] = now
+            if record.status is not None and record.status.ready and record.status.phase is not Phase.RUNNING:
+                yield f"{record.slot} is called ready, and is {record.status.phase.name}"
 
     def _tell(self) -> None:
         now = {

@@ -8,24 +8,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib import resources
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from oakestra.cluster.tier import Cluster
 from oakestra.cluster.tier import Tuning as ClusterTuning
 from oakestra.control.clock import LoopClock
 from oakestra.control.entropy import Entropy
 from oakestra.model.container import ContainerState
-from oakestra.model.errors import Unavailable
+from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.machine import Capacity, MachineUsage
 from oakestra.network.fake import FakeKernel, FakeNetwork
 from oakestra.root.operations import Operations
 from oakestra.root.tier import Root
 from oakestra.root.tier import Tuning as RootTuning
+from oakestra.runtime import ContainerSpec
 from oakestra.runtime.fake import FakeHost, FakeRuntime
 from oakestra.simulation.faults import Faults
 from oakestra.simulation.process import Process
@@ -215,10 +216,38 @@ class FakeMachine:
         return MachineUsage(cpu_ratio=0.1, memory_ratio=0.1, memory_available_mib=100, disk_ratio=0.1)
 
 
+TRIED_AGAIN_S = 0.3
+"""A step that failed is not repeated sooner, however often the agent is woken."""
+
+
 class WatchedRuntime(FakeRuntime):
-    """A runtime that tells whenever the agent ends a process that runs."""
+    """A runtime that tells whenever the agent ends a process that runs, or repeats at once what failed."""
 
     stopping: Callable[[int], None] | None = None
+    hasty: Callable[[str], None] | None = None
+
+    def __init__(self, *args: Any, **keys: Any) -> None:
+        super().__init__(*args, **keys)
+        self._failed_s: dict[tuple[int, str], float] = {}
+
+    async def create(self, spec: ContainerSpec) -> None:
+        await self._patiently(spec.number, "create", super().create(spec))
+
+    async def start(self, number: int) -> None:
+        await self._patiently(number, "start", super().start(number))
+
+    async def delete(self, number: int) -> None:
+        await self._patiently(number, "delete", super().delete(number))
+
+    async def _patiently(self, number: int, what: str, call: Coroutine[Any, Any, None]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self.hasty is not None and now_s - self._failed_s.get((number, what), -1.0) < TRIED_AGAIN_S:
+            self.hasty(f"{what} of {number}")
+        try:
+            await call
+        except OakestraError:
+            self._failed_s[number, what] = asyncio.get_running_loop().time()
+            raise
 
     async def stop(self, number: int, *, grace_s: float) -> None:
         seen = self.host.containers.get(number)
@@ -292,6 +321,7 @@ class WorkerHost(Host):
         )
         self.tier = tier
         self.runtime.stopping = self._stopping
+        self.runtime.hasty = lambda what: self.fleet.complain(f"{self.name} repeats at once: {what}")
         try:
             await tier.run()
         finally:

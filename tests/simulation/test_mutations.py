@@ -1,0 +1,16 @@
+"""The script of bugs put in on purpose works; all of them are for `python tests/simulation/mutations.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.mutations import MUTATIONS, hunt_all
+
+SWIFT = ("lost_workers_are_never_noticed", "nothing_is_reserved", "what_ended_is_not_started_again")
+
+
+@pytest.mark.timeout(300)
+def test_bugs_put_in_on_purpose_are_noticed() -> None:
+    """Goal: checkers that see. Method: three bugs that the first seeds show."""
+    assert {mutation.__name__ for mutation in MUTATIONS} >= set(SWIFT)
+    assert [hunted.name for hunted in hunt_all(SWIFT) if hunted.seed is None] == []
