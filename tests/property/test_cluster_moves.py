@@ -26,6 +26,7 @@ from oakestra.model.service import (
     UpdateOrder,
     UpdatePolicy,
 )
+from oakestra.scheduling.liveness import Patience
 from oakestra.store.fake import FakeStore
 from oakestra.wire.native import AssignedSlot, ClusterAssignment, Version, WorkerReport
 from oakestra.wire.sequence import digest
@@ -87,7 +88,13 @@ class Town:
         self.state.workers.put(worker, replace(record, availability=Availability.DRAINING))
 
     def seen(self) -> Observed:
-        return observe(self.state, now_s=1.0, since_s=0.0, lost_after_s=10.0, adopt_until_s=0.0)
+        return observe(
+            self.state,
+            now_s=1.0,
+            since_s=0.0,
+            patience=lambda _view: Patience(suspect_after_s=5.0, lost_after_s=10.0),
+            adopt_until_s=0.0,
+        )
 
     def step(self) -> tuple[Decision, ...]:
         """Make a pass, then let every worker do what it was told."""

@@ -95,6 +95,7 @@ def worlds(draw: st.DrawFn) -> Observed:
             reported=reported,
             complete=reported and draw(st.booleans()),
             applied=Version(epoch=1, generation=draw(st.integers(0, 3))),
+            silent_s=draw(st.sampled_from([0.0, 10.0])),
             trouble="",
             statuses={key: InstanceStatus(key=key, phase=Phase.RUNNING) for key in keys} if reported else {},
         )

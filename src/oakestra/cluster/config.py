@@ -35,8 +35,12 @@ class ClusterConfig:
     """Of the broker, which this cluster starts and keeps."""
     vcpu_overcommit: float = 8.0
     """vCPUs promised per core; they are shares, not cores."""
-    worker_lost_after_s: float = 15.0
+    worker_suspect_after_s: float = 3.0
+    """A worker silent for so long is asked whether it is there, and gets nothing new until it answers."""
+    worker_lost_after_s: float = 4.5
     """A worker silent for so long is lost, and its instances are started elsewhere."""
+    worker_slow_lost_after_s: float = 15.0
+    """The same for workers whose UDP does not come through: TCP may stall for seconds on a bad link."""
     resync_s: float = 10.0
     """Everything is looked at afresh at least this often."""
     log_level: str = "INFO"

@@ -94,6 +94,8 @@ def free_of(observed: Observed, *, vcpu_overcommit: float) -> Mapping[WorkerId, 
 def _unusable(observed: Observed, worker: WorkerSeen) -> str:
     if worker.liveness is Liveness.LOST:
         return "lost"
+    if worker.liveness is Liveness.SUSPECT:
+        return "has not been heard of for a moment"
     if worker.record.availability is not Availability.ACTIVE:
         return worker.record.availability.value
     if not worker.reported:

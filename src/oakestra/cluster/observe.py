@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord
+from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord, WorkerView
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec
-from oakestra.scheduling.liveness import Liveness, judge
+from oakestra.scheduling.liveness import Liveness, Patience, benefit_of_doubt_s, judge, silence_s
 from oakestra.wire.native import Version
 
 Withdrawn = tuple[WorkerId, InstanceKey]
@@ -22,6 +22,8 @@ class WorkerSeen:
 
     record: WorkerRecord
     liveness: Liveness
+    silent_s: float
+    """For how long nothing was heard of it."""
     reported: bool
     """It has reported since this process started, so what it runs is known."""
     complete: bool
@@ -50,16 +52,28 @@ class Observed:
 
 
 def observe(
-    state: ClusterState, *, now_s: float, since_s: float, lost_after_s: float, adopt_until_s: float
+    state: ClusterState,
+    *,
+    now_s: float,
+    since_s: float,
+    patience: Callable[[WorkerView], Patience],
+    adopt_until_s: float,
 ) -> Observed:
-    """Return the cluster as it is now. `since_s` is when this process started."""
+    """Return the cluster as it is now. `since_s` is when this process started, or came back from a stall."""
+    views = {id: state.view(record.id) for id, record in state.workers.items()}
+    silences = {
+        id: (silence_s(view.last_seen_s, since_s=since_s, now_s=now_s), patience(view))
+        for id, view in views.items()
+    }
+    benefit_s = benefit_of_doubt_s(tuple(silences.values()))
     workers: dict[WorkerId, WorkerSeen] = {}
-    for record in state.workers.values():
-        view = state.view(record.id)
-        report = view.report
+    for id, record in state.workers.items():
+        report = views[id].report
+        silent_s, allowed = silences[id]
         workers[record.id] = WorkerSeen(
             record=record,
-            liveness=judge(view.last_seen_s, since_s=since_s, now_s=now_s, lost_after_s=lost_after_s),
+            liveness=judge(silent_s, replace(allowed, lost_after_s=allowed.lost_after_s + benefit_s)),
+            silent_s=silent_s,
             reported=report is not None,
             complete=report is not None and report.complete,
             applied=report.applied if report else Version(),

@@ -77,7 +77,7 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
     """A store that is new, or was restored, takes what runs for the slots it was given, the latest attempt of each."""
     best: dict[Slot, tuple[int, WorkerId, int]] = {}
     for id, worker in sorted(observed.workers.items()):
-        if worker.liveness is not Liveness.LIVE:
+        if worker.liveness is Liveness.LOST:
             continue
         for key in sorted(worker.statuses):
             record = observed.slots.get(key.slot)
@@ -99,7 +99,7 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
         worker = observed.workers.get(record.worker)
         if slot in moved:
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
-        elif worker is None or worker.liveness is Liveness.LOST:
+        elif _given_up(observed, record):
             name = worker.record.name if worker else record.worker
             yield Withdraw(key=record.key, worker=record.worker, reason=f"worker {name} is lost")
     for id, worker in sorted(observed.workers.items()):
@@ -161,8 +161,18 @@ def _attempts_seen(observed: Observed) -> Counter[Slot]:
 def _homeless(observed: Observed, record: SlotRecord) -> bool:
     if record.worker is None:
         return True
-    worker = observed.workers.get(record.worker)
-    return worker is None or worker.liveness is Liveness.LOST
+    return _given_up(observed, record)
+
+
+def _given_up(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether what runs on a worker is to be replaced: the worker is lost, and its service does not wait."""
+    worker = observed.workers.get(record.worker) if record.worker else None
+    if worker is None:
+        return True
+    spec = observed.services.get(record.placed.service)
+    if worker.liveness is not Liveness.LOST or spec is None:
+        return worker.liveness is Liveness.LOST
+    return spec.disconnect.replace and worker.silent_s >= (spec.disconnect.lost_after_s or 0.0)
 
 
 def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:

@@ -190,8 +190,14 @@ def serving(observed: Observed, record: SlotRecord) -> tuple[WorkerId | None, In
 
 
 def _status(observed: Observed, worker: WorkerId | None, key: InstanceKey) -> InstanceStatus | None:
+    """Return what was last seen of an attempt; on a lost worker nothing is ready, whatever it said before."""
     seen = observed.workers.get(worker) if worker else None
-    return seen.statuses.get(key) if seen else None
+    status = seen.statuses.get(key) if seen else None
+    if seen is None or status is None or seen.liveness is not Liveness.LOST:
+        return status
+    return replace(
+        status, ready=False, reason=f"worker {seen.record.name} is lost: {status.reason or 'no news'}"
+    )
 
 
 def _replacing(observed: Observed, record: SlotRecord, successor: InstanceStatus | None) -> str:
@@ -221,7 +227,7 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
 def _refusals(observed: Observed) -> Iterator[Refusal]:
     """Yield what no worker here can take, once all workers that seem to be there have said what they hold."""
     if observed.adopting or any(
-        worker.liveness is Liveness.LIVE and not worker.reported for worker in observed.workers.values()
+        worker.liveness is not Liveness.LOST and not worker.reported for worker in observed.workers.values()
     ):
         return
     for _, record in sorted(observed.slots.items()):
@@ -301,7 +307,8 @@ def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:
         id=worker.record.id,
         name=worker.record.name,
         host=worker.record.host,
-        live=worker.liveness is Liveness.LIVE and worker.reported,
+        live=worker.liveness is not Liveness.LOST and worker.reported,
+        liveness=worker.liveness.value,
         instances=candidate.instances,
         capacity=worker.record.capacity,
         free=candidate.free,

@@ -15,6 +15,7 @@ from oakestra.model.errors import Unavailable
 from oakestra.store import StoreFailed
 from oakestra.store.sqlite import SqliteStore
 from oakestra.transport import tcp
+from oakestra.transport.beats import BeatListener
 from oakestra.transport.broker import Broker
 from oakestra.transport.grpc import GrpcClientLink
 from oakestra.transport.http_listener import listen, serve
@@ -57,11 +58,19 @@ async def run(config: ClusterConfig) -> None:
         name=config.name,
         mqtt_port=config.mqtt_port,
         new_store=new_store,
+        beats=BeatListener(
+            config.listen,
+            config.mqtt_port,
+            key_of=lambda worker: cluster.secret_of(worker),  # noqa: PLW0108 - made below
+            heard=lambda worker: cluster.heard(worker),  # noqa: PLW0108
+        ),
         clock=clock,
         ids=entropy.stream("ids"),
         tuning=Tuning(
             vcpu_overcommit=config.vcpu_overcommit,
+            suspect_after_s=min(config.worker_suspect_after_s, config.worker_lost_after_s),
             lost_after_s=config.worker_lost_after_s,
+            slow_lost_after_s=config.worker_slow_lost_after_s,
             resync_s=config.resync_s,
         ),
     )

@@ -125,6 +125,8 @@ class WorkerView:
 
     last_seen_s: float | None = None
     """By `uptime_s`; None: not since this process started."""
+    beaten_s: float | None = None
+    """When its last beat over UDP came; None: none since this process started."""
     report: WorkerReport | None = None
     resent_s: float = float("-inf")
     """When a set was last sent again because a beat showed that it was missed."""

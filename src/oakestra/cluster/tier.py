@@ -11,21 +11,21 @@ from random import Random
 from oakestra.cluster import story
 from oakestra.cluster.decisions import Decision
 from oakestra.cluster.execute import accept, apply, stamp
-from oakestra.cluster.observe import Observed, observe
+from oakestra.cluster.observe import Observed, WorkerSeen, observe
 from oakestra.cluster.plan import plan
 from oakestra.cluster.render import cluster_report, worker_assignments
 from oakestra.cluster.requests import Requests
-from oakestra.cluster.state import ClusterState, WorkerRecord
+from oakestra.cluster.state import ClusterState, WorkerRecord, WorkerView
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.loop import Loop
 from oakestra.model.errors import Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.machine import MachineUsage
-from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.liveness import Liveness, Patience
 from oakestra.store import Store
 from oakestra.store.event_log import EventLog
-from oakestra.transport import Channel, Link
+from oakestra.transport import Beats, Channel, Link
 from oakestra.transport.calls import Answers, Relay
 from oakestra.wire.native import (
     UNKNOWN_HERE,
@@ -53,12 +53,24 @@ ANSWER_EVERY_S = 15.0
 """A worker that beats hears back at least this often, so that it can tell a dead link from a quiet cluster."""
 
 
+PROBE_EVERY_S = 0.075
+"""Twenty questions in the second and a half between suspicion and loss."""
+LOOK_AGAIN_S = 0.5
+STALL_LOOK_S = 1.0
+STALLED_S = 2.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """The numbers of a cluster that an operator may set."""
 
     vcpu_overcommit: float = 8.0
-    lost_after_s: float = 15.0
+    suspect_after_s: float = 3.0
+    """A worker that beats over UDP is asked after so much silence, 20 times, …"""
+    lost_after_s: float = 4.5
+    """… and lost after so much."""
+    slow_lost_after_s: float = 15.0
+    """One whose beats come over MQTT only is lost after so much: TCP stalls on bad links."""
     adopt_s: float = 15.0
     """A store that is new, but not the cluster's first, waits so long for workers to join again and report what they
     run before it places anything: a worker's beat, its join, and some lost messages."""
@@ -79,6 +91,7 @@ class Cluster:
         name: str,
         mqtt_port: int,
         new_store: bool,
+        beats: Beats | None = None,
         clock: Clock,
         ids: Random,
         tuning: Tuning,
@@ -86,6 +99,10 @@ class Cluster:
         self.state = ClusterState(store)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[WorkerId, Liveness] = {}
+        self._asking: set[WorkerId] = set()
+        """Suspects: they are asked whether they are there."""
+        self._suspects = asyncio.Event()
+        self._beats = beats
         self._statuses: story.Seen = {}
         self.root_connected = False
         self._up = up
@@ -131,6 +148,10 @@ class Cluster:
             group.create_task(self._up.run())
             group.create_task(self._down.run())
             group.create_task(self._beat_forever())
+            group.create_task(self._ask_suspects())
+            group.create_task(self._notice_stalls())
+            if self._beats is not None:
+                group.create_task(self._beats.run())
             group.create_task(self._measure_forever())
 
     # --- joining ---------------------------------------------------------------------------------------------
@@ -293,6 +314,9 @@ class Cluster:
             *story.decided(decisions, observed),
         )
         self._liveness = {id: worker.liveness for id, worker in observed.workers.items()}
+        self._asking = {id for id, state in self._liveness.items() if state is Liveness.SUSPECT}
+        if self._asking:
+            self._suspects.set()
         self._statuses = statuses
         self.events.add(told, tier=self._name, now_wall_s=self._clock.wall_s())
 
@@ -301,7 +325,7 @@ class Cluster:
             self.state,
             now_s=self._clock.uptime_s(),
             since_s=self._since_s,
-            lost_after_s=self._tuning.lost_after_s,
+            patience=self._patience,
             adopt_until_s=self._adopt_until_s,
         )
 
@@ -342,18 +366,69 @@ class Cluster:
 
     def _next_deadline_s(self, observed: Observed) -> float | None:
         now_s = self._clock.uptime_s()
-        due = [
-            max(self.state.view(id).last_seen_s or self._since_s, self._since_s)
-            + self._tuning.lost_after_s
-            - now_s
-            for id, worker in observed.workers.items()
-            if worker.liveness is Liveness.LIVE
-        ]
+        due = [self._judged_again_s(id, worker) for id, worker in observed.workers.items()]
         if observed.adopting:
             due.append(self._adopt_until_s - now_s)
         if self._resend:
             due.append(RESEND_EVERY_S)
         return max(min(due), 0.0) + 0.01 if due else None
+
+    # --- liveness ----------------------------------------------------------------------------------------------
+
+    def heard(self, worker: WorkerId) -> None:
+        """Note a sign of life that came beside the link."""
+        if worker not in self.state.workers:
+            return
+        view = self.state.view(worker)
+        view.last_seen_s = view.beaten_s = self._clock.uptime_s()
+        if worker in self._asking or self._liveness.get(worker) is not Liveness.LIVE:
+            self._loop.wake()
+
+    def secret_of(self, worker: WorkerId) -> str | None:
+        """Return the key that a worker's signs of life are signed with, None if it is no member."""
+        record = self.state.workers.get(worker)
+        return record.key if record else None
+
+    def _patience(self, view: WorkerView) -> Patience:
+        """Return how long a worker may be silent: long, while nothing but TCP, which stalls, comes from it."""
+        tuning = self._tuning
+        if view.beaten_s is None or self._clock.uptime_s() - view.beaten_s > tuning.slow_lost_after_s:
+            slow_s = max(tuning.slow_lost_after_s, tuning.lost_after_s)
+            return Patience(suspect_after_s=slow_s * 2 / 3, lost_after_s=slow_s)
+        return Patience(suspect_after_s=tuning.suspect_after_s, lost_after_s=tuning.lost_after_s)
+
+    def _judged_again_s(self, id: WorkerId, worker: WorkerSeen) -> float:
+        """Return in how many seconds silence will mean more than it does now."""
+        patience = self._patience(self.state.view(id))
+        ends = {
+            Liveness.LIVE: patience.suspect_after_s,
+            Liveness.SUSPECT: max(patience.lost_after_s, worker.silent_s + LOOK_AGAIN_S),
+            Liveness.LOST: worker.silent_s + self._tuning.resync_s,
+        }
+        waiting = worker.liveness is Liveness.LOST and any(
+            record.worker == id for record in self.state.slots.values()
+        )
+        return LOOK_AGAIN_S if waiting else ends[worker.liveness] - worker.silent_s
+
+    async def _ask_suspects(self) -> None:
+        """Ask every suspect again and again until it answers or is lost."""
+        while True:
+            self._suspects.clear()
+            if not self._asking:
+                await self._suspects.wait()
+            for worker in tuple(self._asking):
+                if self._beats is not None:
+                    self._beats.probe(worker)
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _notice_stalls(self) -> None:
+        """Give everybody a fresh grace when this process was stopped for a while: it heard nobody then."""
+        while True:
+            before_s = self._clock.uptime_s()
+            await asyncio.sleep(STALL_LOOK_S)
+            if self._clock.uptime_s() - before_s > STALL_LOOK_S + STALLED_S:
+                logger.warning("this process stood still, everybody gets a fresh grace")
+                self._since_s = self._clock.uptime_s()
 
     # --- requests ----------------------------------------------------------------------------------------------
 

@@ -181,6 +181,18 @@ class UpdatePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DisconnectPolicy:
+    """What becomes of an instance that is out of reach."""
+
+    lost_after_s: float | None = None
+    """Replaced elsewhere after so long. None: at once when its worker is lost, after a minute when its cluster is."""
+    replace: bool = True
+    """Whether it is replaced at all; not, where two of it would do harm."""
+    stop_after_s: float | None = None
+    """On the cut-off side: stopped when its worker has heard nothing from its cluster for so long. None: goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     """Everything the tiers below root must know to place and run instances of a service."""
 
@@ -209,6 +221,7 @@ class ServiceSpec:
     """A one-shot service that ends with exit code 0 is COMPLETED and stays so."""
     health_check: HealthCheck | None = None
     update: UpdatePolicy = field(default_factory=UpdatePolicy)
+    disconnect: DisconnectPolicy = field(default_factory=DisconnectPolicy)
     constraints: tuple[Constraint, ...] = ()
     addresses: ServiceAddresses = field(default_factory=ServiceAddresses)
 

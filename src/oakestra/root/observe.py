@@ -17,7 +17,7 @@ from oakestra.root.state import (
     SlotRecord,
     WithdrawalRecord,
 )
-from oakestra.scheduling.liveness import Liveness, judge
+from oakestra.scheduling.liveness import Liveness, Patience, judge, silence_s
 from oakestra.wire.native import Aggregate, Version, WorkerSummary
 
 
@@ -27,6 +27,8 @@ class ClusterSeen:
 
     record: ClusterRecord
     liveness: Liveness
+    silent_s: float
+    """For how long nothing was heard of it."""
     reported: bool
     complete: bool
     applied: Version
@@ -88,9 +90,11 @@ def _seen(
     view = state.views.get(record.id)
     report = view.report if view else None
     last_seen_s = view.last_seen_s if view else None
+    silent_s = silence_s(last_seen_s, since_s=since_s, now_s=now_s)
     return ClusterSeen(
         record=record,
-        liveness=judge(last_seen_s, since_s=since_s, now_s=now_s, lost_after_s=lost_after_s),
+        liveness=judge(silent_s, Patience(suspect_after_s=lost_after_s * 2 / 3, lost_after_s=lost_after_s)),
+        silent_s=silent_s,
         reported=report is not None,
         complete=report is not None and report.complete,
         applied=report.applied if report else Version(),

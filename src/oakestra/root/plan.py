@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
-from oakestra.model.instance import InstanceStatus, Placement, Slot, merge
+from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
 from oakestra.model.service import Resources, ServiceSpec
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.rollout import Fail, Progress, rollouts
@@ -107,6 +107,11 @@ Decision = (
 )
 
 
+CLUSTER_GRACE_S = 60.0
+"""A lost cluster's instances are placed elsewhere after so much silence, unless the SLA says otherwise: they may well go
+on there, and the link may come back."""
+
+
 def plan(observed: Observed) -> tuple[Decision, ...]:
     """Return what must change so that every wanted slot has a cluster, and every other nothing.
 
@@ -166,6 +171,8 @@ def _truer(record: SlotRecord, seen: InstanceStatus, cluster: ClusterSeen) -> In
         return seen
     if record.status_store != cluster.store:
         return seen if cluster.complete else record.status
+    if order(seen) == order(record.status):
+        return seen  # the same report in other words: what is lost is ready no more, without having moved
     return merge(record.status, seen)
 
 
@@ -246,6 +253,8 @@ def _limited(piece: Resources, free: Resources) -> Resources:
 def _unusable(cluster: ClusterSeen) -> str:
     if cluster.liveness is Liveness.LOST:
         return "lost"
+    if cluster.liveness is Liveness.SUSPECT:
+        return "has not been heard of for a while"
     if cluster.record.availability is not Availability.ACTIVE:
         return cluster.record.availability.value
     if not cluster.reported:
@@ -254,13 +263,17 @@ def _unusable(cluster: ClusterSeen) -> str:
 
 
 def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Unplaceable | Withdraw]:
+    moving = _moving(observed)
     for slot, record in sorted(observed.slots.items()):
         service = observed.services.get(slot.service)
         if service is None or not record.wanted:
             continue
-        refusal = _refusal(observed, record)
+        refusal = _why_move(observed, record, service.spec)
+        if not refusal and (slot in moving or slot.service not in {other.service for other in moving}):
+            refusal = _drained(observed, record)
         if record.cluster is not None and not refusal:
             continue
+        moving.add(slot)
         verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot))
         if isinstance(verdict, Choice):
             if record.cluster is not None:
@@ -278,9 +291,36 @@ def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Unplace
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
 
 
-def _refusal(observed: Observed, record: SlotRecord) -> str:
+def _moving(observed: Observed) -> set[Slot]:
+    """Return the wanted slots that do not serve now: of a service at most one more is taken away on purpose."""
+    return {
+        slot
+        for slot, record in observed.slots.items()
+        if record.wanted and (record.status is None or not record.status.ready)
+    }
+
+
+def _drained(observed: Observed, record: SlotRecord) -> str:
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
-    return cluster.refusals.get(_placed(record), "") if cluster else ""
+    if cluster is None or cluster.record.availability is not Availability.DRAINING:
+        return ""
+    return f"cluster {cluster.record.name} is drained"
+
+
+def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> str:
+    """Say why a slot cannot stay in its cluster: it refuses, is gone, or out of reach for longer than the SLA allows."""
+    if record.cluster is None:
+        return ""
+    cluster = observed.clusters.get(record.cluster)
+    if cluster is None:
+        return "its cluster was removed"
+    if cluster.liveness is not Liveness.LOST:
+        return cluster.refusals.get(_placed(record), "")
+    policy = spec.disconnect
+    grace_s = CLUSTER_GRACE_S if policy.lost_after_s is None else policy.lost_after_s
+    if policy.replace and cluster.silent_s >= grace_s:
+        return f"cluster {cluster.record.name} is lost, silent for {cluster.silent_s:.0f} s"
+    return ""
 
 
 def _tombstones(

@@ -11,6 +11,7 @@ from oakestra.model.instance import Placement
 from oakestra.model.service import InstanceAddress
 from oakestra.root.observe import Observed
 from oakestra.root.state import SlotRecord
+from oakestra.scheduling.liveness import Liveness
 from oakestra.wire.native import AssignedSlot, ClusterAssignment, RemoteInstance, Version, WorkerSummary
 
 
@@ -50,7 +51,7 @@ def _assignment(
             observed.services[service].spec
             for service in sorted({record.slot.service for record in elsewhere} - set(services))
         ),
-        remotes=tuple(_instance(record) for record in elsewhere),
+        remotes=tuple(_instance(record, ready=_serves(observed, record)) for record in elsewhere),
         peers=tuple(remote.peers(elsewhere)),
     )
 
@@ -92,13 +93,20 @@ def _tenant(observed: Observed, service: ServiceId) -> OrganizationId:
     return observed.services[service].spec.tenant
 
 
-def _instance(record: SlotRecord) -> RemoteInstance:
+def _serves(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether others may be led to an instance: nobody is led into a cluster that is lost."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    reachable = cluster is not None and cluster.liveness is not Liveness.LOST
+    return reachable and record.wanted and record.status is not None and record.status.ready
+
+
+def _instance(record: SlotRecord, *, ready: bool) -> RemoteInstance:
     assert record.status is not None, "only what has a place is remote"
     return RemoteInstance(
         placed=_placed(record),
         instance=record.address,
         namespace=record.status.namespace,
-        ready=record.status.ready and record.wanted,
+        ready=ready,
     )
 
 

@@ -20,6 +20,7 @@ from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import Observed, observe
 from oakestra.root.plan import Decision, plan
 from oakestra.root.render import cluster_assignments
+from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
 from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
@@ -46,6 +47,8 @@ RESEND_EVERY_S = 1.0
 """A set that a beat shows missing is sent again at most this often."""
 ANSWER_EVERY_S = 15.0
 """A cluster that beats hears back at least this often."""
+LOOK_AGAIN_S = 1.0
+"""A silent cluster is looked at so often: its silence may come to mean more."""
 SUBNETS_LEASED = 64
 """Worker subnets that a cluster gets at a time."""
 
@@ -249,6 +252,13 @@ class Root:
         if busy:
             return 0.0
         due = [until - observed.now_wall_s for until in observed.quarantined.values()]
+        due += [
+            max(self._tuning.lost_after_s / 2 - cluster.silent_s, LOOK_AGAIN_S)
+            for cluster in observed.clusters.values()
+        ]
+        rolling_s = next_deadline_s(observed)
+        if rolling_s is not None:
+            due.append(rolling_s)
         if self._resend:
             due.append(RESEND_EVERY_S)
         return max(min(due), 0.01) if due else None

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
+from oakestra.model.ids import WorkerId
+
 
 class Channel(StrEnum):
     """Kinds of traffic on a link; each kind is kept in order."""
@@ -29,6 +31,16 @@ Receive = Callable[[str, Channel, bytes], None]
 
 Presence = Callable[[str, bool], None]
 """Called with (peer, connected) when a connection comes or goes. A hint to wake up, never a truth about liveness."""
+
+
+class Beats(Protocol):
+    """Signs of life beside the links, on something that loses rather than stalls. Hears by itself; asks when told."""
+
+    def probe(self, worker: WorkerId) -> None:
+        """Ask a worker whether it is there; the answer, if one comes, counts as a sign of life."""
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
 
 
 class Link(Protocol):

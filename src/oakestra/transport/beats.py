@@ -84,19 +84,20 @@ def _code(head: bytes, secret: bytes) -> bytes:
 
 
 class BeatListener(asyncio.DatagramProtocol):
-    """Hears workers, and probes those it is told to. `secret_of` gives a worker's secret, None for strangers."""
+    """Hears workers, and probes those it is told to. `key_of` gives a worker's key, None for strangers. Implements `Beats`."""
 
     def __init__(
         self,
         host: str,
         port: int,
         *,
-        secret_of: Callable[[WorkerId], bytes | None],
+        key_of: Callable[[WorkerId], str | None],
         heard: Callable[[WorkerId], None],
     ) -> None:
         self._host = host
         self._port = port
-        self._secret_of = secret_of
+        self._key_of = key_of
+        self._secrets: dict[str, bytes] = {}
         self._heard = heard
         self._transport: asyncio.DatagramTransport | None = None
         self._last: dict[WorkerId, int] = {}
@@ -129,6 +130,14 @@ class BeatListener(asyncio.DatagramProtocol):
         self._number += 1
         self._probes.setdefault(worker, set()).add(self._number)
         self._transport.sendto(encode(Sign(Kind.PROBE, worker, self._number), secret), address)
+
+    def _secret_of(self, worker: WorkerId) -> bytes | None:
+        key = self._key_of(worker)
+        if key is None:
+            return None
+        if key not in self._secrets:
+            self._secrets[key] = beat_key(key)
+        return self._secrets[key]
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         """Note a sign of life, if it is one and not an old one sent again."""

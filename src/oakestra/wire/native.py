@@ -110,6 +110,8 @@ class WorkerSummary:
     subnet_indexes: tuple[int, ...] = ()
     trouble: str = ""
     """What it says keeps it from doing what it is told."""
+    liveness: str = "live"
+    """`suspect` when it is being asked whether it is there; `lost`."""
     availability: str = "active"
     """Or `cordoned`: takes nothing new; or `draining`: what it has moves away."""
 

@@ -14,6 +14,7 @@ from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId
 from oakestra.model.service import (
     Constraint,
     ConstraintKind,
+    DisconnectPolicy,
     HealthCheck,
     PublishedPort,
     Resources,
@@ -41,6 +42,7 @@ from oakestra.wire.checks import (
     text,
     whole,
 )
+from oakestra.wire.disconnecting import DISCONNECT, disconnect_policy
 from oakestra.wire.health import HEALTH_CHECK, health_check
 from oakestra.wire.updating import UPDATE_POLICY, update_policy
 
@@ -89,6 +91,7 @@ class Microservice:
     restart: RestartPolicy = RestartPolicy.ALWAYS
     health_check: HealthCheck | None = None
     update: UpdatePolicy = field(default_factory=UpdatePolicy)
+    disconnect: DisconnectPolicy = field(default_factory=DisconnectPolicy)
     constraints: tuple[Constraint, ...] = ()
     addresses: WantedAddresses = field(default_factory=WantedAddresses)
     document: dict[str, Any] = field(default_factory=dict)
@@ -168,6 +171,7 @@ def service_spec(
         one_shot=wanted.one_shot,
         health_check=wanted.health_check,
         update=wanted.update,
+        disconnect=wanted.disconnect,
         constraints=wanted.constraints,
         addresses=addresses,
     )
@@ -379,6 +383,7 @@ _MICROSERVICE = both(
             "restart": described(_RESTART, "A shorter name for `restart_policy`."),
             "health_check": HEALTH_CHECK,
             "update_policy": UPDATE_POLICY,
+            "disconnect": DISCONNECT,
             **{key: _called(name) for key, name in _CALLED_HERE.items()},
             "cmd": _TEXTS,
             "environment": each(both(text, _variable)),
@@ -507,6 +512,7 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
         restart=RestartPolicy(document.get("restart_policy", document.get("restart", default_restart))),
         health_check=health_check(document["health_check"]) if "health_check" in document else None,
         update=update_policy(document.get("update_policy", {})),
+        disconnect=disconnect_policy(document.get("disconnect", {})),
         constraints=tuple(_constraint(rule) for rule in document.get("constraints", ())),
         addresses=_wanted_addresses(document),
         document=document,

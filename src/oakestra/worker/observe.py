@@ -62,5 +62,7 @@ class Observed:
     ran: frozenset[tuple[int, int]]
     """(number, restart) of runs that were once seen RUNNING or later."""
     now_s: float
+    cut_off_s: float = 0.0
+    """For how long nothing was heard of the cluster."""
     health: Mapping[int, Course] = field(default_factory=dict)
     """How each running instance that has a health check is doing."""

@@ -90,7 +90,7 @@ def next_step(observed: Observed, number: int, instance: LocalInstance | None) -
         return None
     if instance is None or instance.withdrawn:
         return _clear_away(observed, number, known=instance is not None)
-    if instance.outcome is not None:
+    if instance.outcome is not None or _must_rest(observed, instance):
         return _clear_away(observed, number, known=False)
     container = observed.containers.get(number)
     if container is not None and _is_old(container, instance):
@@ -108,6 +108,12 @@ def next_step(observed: Observed, number: int, instance: LocalInstance | None) -
             return _after_end(observed, instance, container)
         case ContainerState.BROKEN:
             return Act(StepKind.DELETE, number)
+
+
+def _must_rest(observed: Observed, instance: LocalInstance) -> bool:
+    """Tell whether it must not run while the cluster is away: by now another may run in its place."""
+    stop_after_s = instance.spec.disconnect.stop_after_s
+    return stop_after_s is not None and observed.cut_off_s >= stop_after_s
 
 
 def _make(observed: Observed, instance: LocalInstance) -> Step | None:
@@ -226,6 +232,11 @@ def next_wake_s(observed: Observed) -> float | None:
         ends_at_s = gives_up_at_s(course, check) if course is not None and check is not None else None
         if ends_at_s is not None:
             due.append(ends_at_s)
+    due += [
+        observed.now_s + instance.spec.disconnect.stop_after_s - observed.cut_off_s
+        for instance in observed.desired.instances
+        if instance.spec.disconnect.stop_after_s is not None
+    ]
     later = [at_s - observed.now_s for at_s in due if at_s > observed.now_s]
     return min(later) if later else None
 

@@ -20,6 +20,7 @@ from oakestra.runtime.machine import LinuxMachine, architecture
 from oakestra.runtime.oci import OciRuntime, images_in_use
 from oakestra.store.file import FileCell
 from oakestra.transport import http_client, tcp
+from oakestra.transport.beats import BeatSender, beat_key
 from oakestra.transport.local import LocalServer
 from oakestra.transport.mqtt import MqttLink
 from oakestra.wire.native import JoinWorker, WorkerJoined, decode, encode
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 CLUSTER_PORT = 10100
 JOIN_WITHIN_S = 10.0
+BEAT_S = 2.0
 VIRTUALIZATIONS = ("docker",)
 _ID_LENGTH = 24
 _ANYWHERE = "192.0.2.1"
@@ -62,6 +64,9 @@ async def run(config: WorkerConfig) -> None:
         connect=lambda joined: MqttLink.for_worker(
             joined.id, host, joined.mqtt_port, random=entropy.stream("mqtt")
         ),
+        beat=lambda joined: BeatSender(
+            joined.id, host, joined.mqtt_port, secret=beat_key(key), first=int(clock.wall_s() * 1000)
+        ).run(every_s=BEAT_S),
         request=JoinWorker(
             key=key,
             name=config.name,

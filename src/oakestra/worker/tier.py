@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -79,6 +79,11 @@ Connect = Callable[[WorkerJoined], Link]
 Change = Callable[[Desired], Desired]
 
 
+async def _no_beat(joined: WorkerJoined) -> None:
+    """Beat over the link alone."""
+    del joined
+
+
 class Worker:
     """The lowest tier. `run` makes passes until cancelled; what arrives is recorded and wakes the loop."""
 
@@ -94,7 +99,8 @@ class Worker:
         request: JoinWorker,
         underlay_v4: str,
         clock: Clock,
-        beat_s: float = 5.0,
+        beat: Callable[[WorkerJoined], Coroutine[Any, Any, None]] = _no_beat,
+        beat_s: float = 4.0,
         telemetry_s: float = 15.0,
         resync_s: float = 10.0,
         stop_grace_s: float = 5.0,
@@ -106,6 +112,7 @@ class Worker:
         self._machine = machine
         self._join = join
         self._connect = connect
+        self._beat = beat
         self._request = request
         self._clock = clock
         self._beat_s = beat_s
@@ -121,6 +128,7 @@ class Worker:
         self._connected_now = asyncio.Event()
         self._beat_again_s = beat_s
         self._heard_s = float("-inf")
+        self._since_s = clock.uptime_s()
         self._unknown = asyncio.Event()
         self._looked = asyncio.Event()
         self._busy: dict[int, StepKind] = {}
@@ -173,9 +181,10 @@ class Worker:
             link.listen(self._received, self._presence)
             self._link = link
             async with asyncio.TaskGroup() as group:
-                connection = group.create_task(link.run())
+                tasks = [group.create_task(link.run()), group.create_task(self._beat(joined))]
                 await self._until_silent()
-                connection.cancel()
+                for task in tasks:
+                    task.cancel()
             self._link = None
 
     async def _joined(self) -> WorkerJoined:
@@ -340,6 +349,7 @@ class Worker:
             unserved=frozenset(self._plumbing.unserved),
             ran=frozenset(self._ran),
             now_s=now_s,
+            cut_off_s=now_s - max(self._heard_s, self._since_s),
         )
 
     def _watched(self, observed: Observed) -> Observed:

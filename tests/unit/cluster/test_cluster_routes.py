@@ -42,6 +42,7 @@ def worker(id: WorkerId, index: int, *ready: int) -> WorkerSeen:
             id=id, key=id, name=id, capacity=Capacity(), subnet_indexes=(index,), host=f"198.18.0.{index}"
         ),
         liveness=Liveness.LIVE,
+        silent_s=0.0,
         reported=True,
         complete=True,
         applied=Version(),
