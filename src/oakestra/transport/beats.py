@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,19 +174,25 @@ class BeatSender(asyncio.DatagramProtocol):
 
     async def run(self, *, every_s: float) -> None:
         """Beat until cancelled; an address that cannot be reached now is tried again."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                if self._transport is None or self._transport.is_closing():
-                    self._transport, _ = await loop.create_datagram_endpoint(
-                        lambda: self, remote_addr=(self._host, self._port), family=socket.AF_UNSPEC
-                    )
-                self._sequence += 1
-                sign = Sign(Kind.BEAT, self._worker, self._sequence)
-                self._transport.sendto(encode(sign, self._secret))
-            except OSError as error:
-                logger.debug("cannot beat", extra={"error": error})
-            await asyncio.sleep(every_s)
+        try:
+            while True:
+                try:
+                    await self._beat()
+                except OSError as error:
+                    logger.debug("cannot beat", extra={"error": error})
+                await asyncio.sleep(every_s)
+        finally:
+            if self._transport is not None:
+                self._transport.close()
+
+    async def _beat(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            loop = asyncio.get_running_loop()
+            self._transport, _ = await loop.create_datagram_endpoint(
+                lambda: self, remote_addr=(self._host, self._port)
+            )
+        self._sequence += 1
+        self._transport.sendto(encode(Sign(Kind.BEAT, self._worker, self._sequence), self._secret))
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         """Answer a probe."""
