@@ -1,0 +1,149 @@
+"""A cluster in a perfect world: its real records, plans and renderings, and workers that do what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from oakestra.cluster.decisions import Decision
+from oakestra.cluster.execute import accept, apply, stamp
+from oakestra.cluster.observe import Observed, observe
+from oakestra.cluster.plan import plan
+from oakestra.cluster.render import serving, worker_assignments
+from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
+from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
+from oakestra.model.machine import Capacity
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.scheduling.liveness import Patience
+from oakestra.store.fake import FakeStore
+from oakestra.wire.native import AssignedSlot, ClusterAssignment, Version, WorkerReport
+from oakestra.wire.sequence import digest
+
+SERVICE = ServiceId("a" * 24)
+TABLES = ("services", "slots", "withdrawals", "workers", "settings", "events")
+STEPS = 80
+
+
+def service(**keys: object) -> ServiceSpec:
+    base = ServiceSpec(
+        id=SERVICE,
+        application_id=ApplicationId("0" * 24),
+        tenant=OrganizationId("0" * 24),
+        name="a.b.web.d",
+        resources=Resources(memory_mib=100),
+    )
+    return replace(base, **keys)  # type: ignore[arg-type]
+
+
+@dataclass
+class Town:
+    """A cluster in a perfect world: its workers are told at once, and do what they are told by the next step."""
+
+    state: ClusterState = field(default_factory=lambda: ClusterState(FakeStore(TABLES)))
+    broken: set[int] = field(default_factory=set)
+    """Revisions that never become ready."""
+    runs: dict[WorkerId, dict[InstanceKey, int]] = field(default_factory=dict)
+    generation: int = 0
+    now_s: float = 1.0
+    away: set[WorkerId] = field(default_factory=set)
+    """Workers that neither hear nor say anything."""
+
+    def worker(self, number: int, memory_mib: int) -> WorkerId:
+        id = WorkerId(f"{number:024x}")
+        resources = Resources(memory_mib=memory_mib, vcpus=4)
+        record = WorkerRecord(
+            id=id,
+            key=id,
+            name=f"w{number}",
+            host="h",
+            capacity=Capacity(resources=resources, virtualizations=("docker",)),
+            subnet_indexes=(number,),
+        )
+        self.state.workers.put(id, record)
+        self.runs[id] = {}
+        return id
+
+    def want(self, spec: ServiceSpec, count: int) -> None:
+        self.generation += 1
+        slots = tuple(
+            AssignedSlot(
+                placed=Placement(SERVICE, number, 1), address=InstanceAddress(v4=f"10.30.0.{number}")
+            )
+            for number in range(count)
+        )
+        version = Version(epoch=1, generation=self.generation)
+        accept(self.state, ClusterAssignment(version=version, services=(spec,), slots=slots))
+
+    def drain(self, worker: WorkerId) -> None:
+        record = self.state.workers[worker]
+        self.state.workers.put(worker, replace(record, availability=Availability.DRAINING))
+
+    def seen(self) -> Observed:
+        return observe(
+            self.state,
+            now_s=self.now_s,
+            since_s=0.0,
+            patience=lambda _view: Patience(suspect_after_s=5.0, lost_after_s=10.0),
+            adopt_until_s=0.0,
+        )
+
+    def step(self) -> tuple[Decision, ...]:
+        """Make a pass, then let every worker do what it was told."""
+        decisions = plan(self.seen(), vcpu_overcommit=8.0)
+        apply(self.state, decisions)
+        for worker, told in worker_assignments(self.seen(), None).items():
+            version, _ = stamp(self.state, worker, digest(told))
+            if worker in self.away:
+                continue
+            withdrawn = set(told.withdrawn)
+            revisions = {spec.id: spec.revision for spec in told.services}
+            runs = {key: revision for key, revision in self.runs[worker].items() if key not in withdrawn}
+            for assigned in told.instances:
+                if assigned.key not in withdrawn:
+                    runs.setdefault(assigned.key, revisions[assigned.key.service])
+            self.runs[worker] = runs
+            self._report(worker, version)
+        asyncio.run(self.state.commit())
+        return decisions
+
+    def _report(self, worker: WorkerId, applied: Version) -> None:
+        statuses = tuple(
+            InstanceStatus(
+                key=key,
+                phase=Phase.RUNNING,
+                ready=revision not in self.broken,
+                revision=revision,
+                worker=worker,
+            )
+            for key, revision in sorted(self.runs[worker].items())
+        )
+        view = self.state.view(worker)
+        view.last_seen_s = self.now_s
+        view.report = WorkerReport(
+            version=Version(), applied=applied, complete=True, statuses=statuses,
+            capacity=self.state.workers[worker].capacity,
+        )  # fmt: skip
+
+    def rest(self) -> None:
+        """Step until nothing is decided any more."""
+        quiet = 0
+        for _ in range(STEPS):
+            quiet = quiet + 1 if not _doing(self.step()) else 0
+            if quiet > 2:
+                return
+        raise AssertionError("it never comes to rest")
+
+    def revisions(self) -> Counter[int]:
+        """Count what serves, by revision."""
+        seen = self.seen()
+        found = [serving(seen, record)[1] for record in seen.slots.values()]
+        return Counter(status.revision for status in found if status is not None and status.ready)
+
+    def leaving(self) -> int:
+        return sum(record.leaving is not None for record in self.state.slots.values())
+
+
+def _doing(decisions: tuple[Decision, ...]) -> bool:
+    return any(type(decision).__name__ != "Unplaceable" for decision in decisions)
