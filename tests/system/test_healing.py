@@ -1,0 +1,72 @@
+"""Real faults, and what users are promised about them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+
+import pytest
+
+from lab_fixture import Document, Fleet, client, direct, microservice, server, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+ADDRESSES = (f"10.30.85.{number}" for number in itertools.count(1))
+SITE = ("c1", "w1", "w2", "w3")
+"""All of the first cluster."""
+
+
+def events(fleet: Fleet, kind: str) -> list[Document]:
+    lines = b"".join(fleet.root.stream("/api/v1/events", endless=False)).splitlines()
+    return [event for event in map(json.loads, lines) if event["kind"] == kind]
+
+
+def test_no_worker_is_given_up_on_a_line_that_loses_a_fifth_each_way(fleet: Fleet) -> None:
+    before = len([event for event in events(fleet, "liveness") if "is lost" in event["reason"]])
+    for worker in fleet.names("worker"):
+        fleet.lab("cut", worker, "--loss", "0.2")
+    end_s = time.monotonic() + 20
+    until(lambda: time.monotonic() > end_s, 30)
+    lost = [event for event in events(fleet, "liveness") if "is lost" in event["reason"]]
+    assert len(lost) == before, lost[before:]
+
+
+def test_a_site_that_is_lost_is_replaced_and_its_return_doubles_nothing(fleet: Fleet) -> None:
+    address = next(ADDRESSES)
+    policy = {"disconnect": {"lost_after_s": 1}}
+    services = (server(address, **policy), client(address, constraints=direct("c2")))
+    with fleet.application("site", *services, counts={"server": 4, "client": 1}):
+        first = {
+            one["number"]: one["cluster"] for one in fleet.instances("site") if one["service"] == "server"
+        }
+        assert set(first.values()) == {"c1", "c2"}, "spread over both"
+        for host in SITE:
+            fleet.lab("cut", host)
+        until(lambda: {one["cluster"] for one in fleet.instances("site") if one["ready"]} == {"c2"}, 60)
+        fleet.until_ready("site", 5, timeout_s=60)
+        fleet.until_greeted("site")
+        fleet.heal()
+        fleet.until_ready("site", 5)
+        until(lambda: not leftovers(fleet), 60)
+
+
+def leftovers(fleet: Fleet) -> list[str]:
+    """Return workers that hold more instances than root knows there."""
+    held = {worker["name"]: worker["instances"] for worker in fleet.live()}
+    placed = [one["worker"] for service in fleet.services() for one in service["instances"]]
+    return [name for name, count in held.items() if count != placed.count(name)]
+
+
+def test_where_two_would_do_harm_there_are_never_two(fleet: Fleet) -> None:
+    single = microservice("single", "/bin/serve", constraints=direct("c1"), disconnect={"replace": False})
+    with fleet.application("one", single, counts={"single": 1}):
+        (one,) = fleet.instances("one")
+        fleet.lab("cut", one["worker"])
+        until(lambda: any(not known["ready"] for known in fleet.instances("one")), 60)
+        (lost,) = fleet.instances("one")
+        assert (lost["worker"], lost["attempt"]) == (one["worker"], one["attempt"])
+        assert "is lost" in lost["reason"]
+        fleet.heal()
+        (back,) = fleet.until_ready("one", 1)
+        assert (back["attempt"], back["restart"]) == (one["attempt"], one["restart"])
