@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib import resources
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from oakestra.cluster.tier import Cluster
 from oakestra.cluster.tier import Tuning as ClusterTuning
@@ -44,6 +44,8 @@ from oakestra.wire.native import (
 )
 from oakestra.worker.desired import namespace_address
 from oakestra.worker.tier import Worker
+
+T = TypeVar("T")
 
 ROOT = "root"
 JOIN_EVERY_S = 2.0
@@ -116,6 +118,21 @@ class RootHost(Host):
         self.tier: Root | None = None
         self.operations: Operations | None = None
         self._tuning = tuning
+
+    def lose_store(self) -> None:
+        """Let its records be gone, as after a new disk. Only while its process is dead."""
+        assert not self.alive, "a process keeps its file open"
+        self.disk = Disk({table: {} for table in schema_tables("root")}, epoch=self.disk.epoch + 1)
+
+    async def ask(self, request: Callable[[Operations], Awaitable[T]]) -> T:
+        """Let root do what a user asks. Raises what it answers, or `Unavailable`."""
+
+        async def asked() -> T:
+            if self.operations is None:
+                raise Unavailable("root is not up")
+            return await request(self.operations)
+
+        return await self.process.call(asked())
 
     async def _run(self) -> None:
         store = FakeStore(
