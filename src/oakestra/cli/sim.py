@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from oakestra.model.errors import NotFound
+
+PROMPT = "sim> "
 
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Describe `oak sim`."""
-    verbs = parser.add_subparsers(metavar="WHAT", required=True)
+    parser.set_defaults(run=converse, seed=0)
+    verbs = parser.add_subparsers(metavar="WHAT")
+    run = verbs.add_parser(
+        "run",
+        help="perform a script",
+        description="Perform a script, one command a line; `help` in one lists them. Exit code 1 if anything went wrong.",
+    )
+    run.add_argument("script", metavar="FILE", help="the script; - for standard input")
+    run.add_argument("--seed", type=int, default=0, help="chance to draw from (0)")
+    run.set_defaults(run=perform)
     seed = verbs.add_parser(
         "seed",
         help="play a random fleet with random faults, and check that it heals",
@@ -17,6 +33,27 @@ def build(parser: argparse.ArgumentParser) -> None:
     seed.add_argument("--count", type=int, default=1, metavar="K", help="play so many seeds, from SEED on")
     seed.add_argument("--story", action="store_true", help="print everything that happens")
     seed.set_defaults(run=play)
+
+
+def converse(args: argparse.Namespace) -> int:
+    """Drive a fleet by hand; time stands still while somebody thinks."""
+    from oakestra.simulation import scripted
+
+    if sys.stdin.isatty():
+        print("A fleet in virtual time. `help` lists commands, `quit` or Ctrl-D ends.")
+    scripted.play(_typed(), print, seed=args.seed, echo=not sys.stdin.isatty())
+    return 0
+
+
+def perform(args: argparse.Namespace) -> int:
+    """Perform a script."""
+    from oakestra.simulation import scripted
+
+    try:
+        text = sys.stdin.read() if args.script == "-" else Path(args.script).read_text()
+    except OSError as error:
+        raise NotFound(f"{args.script} cannot be read: {error.strerror}") from error
+    return 0 if scripted.play(text.splitlines(), print, seed=args.seed) else 1
 
 
 def play(args: argparse.Namespace) -> int:
@@ -31,3 +68,16 @@ def play(args: argparse.Namespace) -> int:
         print(played.summary, flush=True)
         red += bool(played.wrong)
     return 1 if red else 0
+
+
+def _typed() -> Iterator[str]:
+    """Yield what is typed until it ends."""
+    prompt = PROMPT if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt)
+        except EOFError:
+            return
+        if line.strip() in {"quit", "exit"}:
+            return
+        yield line

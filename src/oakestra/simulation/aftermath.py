@@ -12,6 +12,8 @@ from oakestra.simulation.world import World
 QUIET_S = 30.0
 CUT_S = 40.0
 """Longer than anybody's patience with silence, but for root's with a cluster."""
+RESTART_MAX_S = 1.5
+"""A supervisor is quicker than this: with two seconds between beats, a worker is not called lost meanwhile."""
 BLINK_S = 2.0
 JUMP_MAX_S = 7200.0
 
@@ -44,7 +46,7 @@ async def _restart_everything(world: World, random: Random) -> None:
     for host in alive:
         world.say(f"crash {host.name}")
         await host.kill()
-        await asyncio.sleep(random.uniform(0, 3.0))
+        await asyncio.sleep(random.uniform(0, RESTART_MAX_S))
         host.start()
 
 

@@ -289,7 +289,7 @@ def _nothing_else(worker: WorkerHost, rightful: set[InstanceKey]) -> Iterator[st
             yield f"{worker.name} has a container nobody wants: {_short(key_of(seen))}"
     for number in sorted(worker.kept.kernel.attached.keys() - numbers):
         yield f"{worker.name} has a namespace nobody wants: {number}"
-    for number in sorted(containers.logs.keys() - desired.by_number.keys()):
+    for number in sorted(containers.logs.keys() - desired.by_number.keys()) if not worker.forgot else ():
         yield f"{worker.name} has a log nobody wants: {number}"
 
 

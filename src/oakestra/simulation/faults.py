@@ -42,6 +42,8 @@ class Faults:
     network_failure_ratio: float = 0.0
     """Of the calls to a worker's kernel."""
     commit_failure_ratio: float = 0.0
+    datagrams: bool = True
+    """Whether datagrams pass between workers and clusters at all."""
     step_max_s: float = 0.05
     pull_max_s: float = 0.5
     flush_max_s: float = 0.005
@@ -66,6 +68,7 @@ def draw_faults(random: Random) -> Faults:
         step_failure_ratio=_some(random, 0.2),
         network_failure_ratio=_some(random, 0.2),
         commit_failure_ratio=_some(random, 0.05),
+        datagrams=random.random() < 0.8,  # noqa: PLR2004 - mostly
         step_max_s=0.05 + _some(random, 2.0),
         pull_max_s=0.5 + _some(random, 60.0),
         flush_max_s=0.005 + _some(random, 0.5),

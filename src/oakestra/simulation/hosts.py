@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from oakestra.cluster.tier import Cluster
 from oakestra.cluster.tier import Tuning as ClusterTuning
@@ -45,11 +45,14 @@ from oakestra.wire.native import (
 from oakestra.worker.desired import namespace_address
 from oakestra.worker.tier import Worker
 
+T = TypeVar("T")
+
 ROOT = "root"
 JOIN_EVERY_S = 2.0
 CALL_MAX_S = 0.2
 """How long a request to another machine takes at most, there and back, when it is answered."""
 STOP_GRACE_S = 5.0
+BEAT_S = 2.0
 
 
 class Fleet(Protocol):
@@ -59,6 +62,10 @@ class Fleet(Protocol):
     entropy: Entropy
     faults: Faults
     group: asyncio.TaskGroup
+
+    @property
+    def workers(self) -> Mapping[str, WorkerHost]:
+        """Every worker's machine, by name."""
 
     def say(self, text: str) -> None:
         """Put a line into the story."""
@@ -117,6 +124,21 @@ class RootHost(Host):
         self.operations: Operations | None = None
         self._tuning = tuning
 
+    def lose_store(self) -> None:
+        """Let its records be gone, as after a new disk. Only while its process is dead."""
+        assert not self.alive, "a process keeps its file open"
+        self.disk = Disk({table: {} for table in schema_tables("root")}, epoch=self.disk.epoch + 1)
+
+    async def ask(self, request: Callable[[Operations], Awaitable[T]]) -> T:
+        """Let root do what a user asks. Raises what it answers, or `Unavailable`."""
+
+        async def asked() -> T:
+            if self.operations is None:
+                raise Unavailable("root is not up")
+            return await request(self.operations)
+
+        return await self.process.call(asked())
+
     async def _run(self) -> None:
         store = FakeStore(
             (), disk=self.disk, flush_s=self.fleet.faults.flush_max_s, random=self.chance("disk")
@@ -157,6 +179,7 @@ class ClusterHost(Host):
         store = FakeStore(
             (), disk=self.disk, flush_s=self.fleet.faults.flush_max_s, random=self.chance("disk")
         )
+        beats = SimulatedBeats(self.fleet, self.address)
         tier = Cluster(
             store,
             self.fleet.hub.link(self.address, parent=ROOT),
@@ -167,6 +190,7 @@ class ClusterHost(Host):
             clock=self.clock,
             ids=self.chance("ids"),
             tuning=self._tuning,
+            beats=beats,
         )
         self.new_store = False
         self.tier = tier
@@ -201,6 +225,22 @@ class ClusterHost(Host):
             return
         if self.fleet.reaches(self.address, ROOT):
             tier.joined(decode(answer, ClusterJoined))
+
+
+class SimulatedBeats:
+    """Implements `Beats` with datagrams of the simulated network."""
+
+    def __init__(self, fleet: Fleet, address: str) -> None:
+        self._fleet = fleet
+        self._address = address
+
+    def probe(self, worker: WorkerId) -> None:
+        asked = next((host for host in self._fleet.workers.values() if host.id == worker), None)
+        if asked is not None and self._fleet.faults.datagrams:
+            self._fleet.hub.datagram(self._address, worker, asked.probed)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
 
 
 @dataclass(slots=True)
@@ -276,6 +316,8 @@ class WorkerHost(Host):
         self.cluster = cluster
         self.machine = FakeMachine(capacity)
         self.kept = Belongings()
+        self.forgot = False
+        """It lost its state once: logs of what had gone already are known to nobody."""
         self.powered = True
         self.tier: Worker | None = None
         self.runtime: WatchedRuntime | None = None
@@ -297,6 +339,7 @@ class WorkerHost(Host):
         """Let the agent's file be gone. Only while its process is dead."""
         assert not self.alive, "a process has read its file"
         self.kept.cell = FakeCell(flush_s=self.kept.cell.flush_s)
+        self.forgot = True
 
     async def _run(self) -> None:
         faults = self.fleet.faults
@@ -311,6 +354,7 @@ class WorkerHost(Host):
             self.machine,
             join=self._join,
             connect=self._connect,
+            beat=self._beat_forever,
             request=JoinWorker(
                 key=self.name, name=self.name, capacity=self.machine.capacity(), id=self.id, host=self.name
             ),
@@ -359,6 +403,25 @@ class WorkerHost(Host):
         if joined.id != self.address:
             self.fleet.complain(f"{self.name} was given another id: {joined.id}")
         return self.fleet.hub.link(joined.id, parent=self.cluster.address)
+
+    async def _beat_forever(self, joined: WorkerJoined) -> None:
+        while self.fleet.faults.datagrams:
+            self._sign_of_life(joined.id)
+            await asyncio.sleep(BEAT_S)
+
+    def _sign_of_life(self, id: WorkerId) -> None:
+        """Be heard by the cluster, if it is up when this arrives."""
+
+        def arrive() -> None:
+            if self.cluster.tier is not None:
+                self.cluster.tier.heard(id)
+
+        self.fleet.hub.datagram(self.address, self.cluster.address, arrive)
+
+    def probed(self) -> None:
+        """Answer a question of the cluster, if the agent runs."""
+        if self.tier is not None:
+            self._sign_of_life(self.id)
 
     def _stopping(self, number: int) -> None:
         """A process that runs may be ended only if its instance is withdrawn, or is to be made anew."""

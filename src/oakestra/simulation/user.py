@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from oakestra.model.errors import OakestraError, Unavailable
+from oakestra.model.errors import OakestraError
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot
-from oakestra.model.service import ServiceSpec
 from oakestra.root.operations import Operations
 from oakestra.root.state import ApplicationRecord, ServiceRecord, SlotRecord
 from oakestra.root.users.access import ADMIN, Principal
@@ -81,7 +80,8 @@ class User:
             for id in application.services:
                 operations = self._root.operations
                 assert operations is not None, "it answered just now"
-                self._learn(operations.service(ADMINISTRATOR, id).spec)
+                spec = operations.service(ADMINISTRATOR, id).spec
+                self.believe(spec.id, spec.application_id, spec.name)
 
     async def scale(self, id: ServiceId, instances: int) -> None:
         """Ask for so many instances of a service."""
@@ -158,7 +158,7 @@ class User:
     ) -> None:
         for record in services:
             if record.spec.name.partition(".")[0] in self._doubtful_names:
-                self._learn(record.spec)
+                self.believe(record.spec.id, record.spec.application_id, record.spec.name)
         self._doubtful_names.clear()
         for service in self.services.values():
             if service.doubtful:
@@ -166,9 +166,10 @@ class User:
                 service.slots = set(numbers.get(service.id, ()))
                 service.doubtful = False
 
-    def _learn(self, spec: ServiceSpec) -> None:
-        if spec.id not in self.services:
-            self.services[spec.id] = Believed(id=spec.id, application=spec.application_id, name=spec.name)
+    def believe(self, id: ServiceId, application: ApplicationId, name: str) -> None:
+        """Remember a service that root acknowledged."""
+        if id not in self.services:
+            self.services[id] = Believed(id=id, application=application, name=name)
 
     async def _ask_about(self, service: Believed, request: Callable[[Operations], Awaitable[Any]]) -> Any:
         """Ask; return the answer (True if it is nothing), or None if there was none and the outcome is unknown."""
@@ -178,21 +179,15 @@ class User:
         return answer
 
     async def _ask(self, request: Callable[[Operations], Awaitable[Any]]) -> Any:
-        async def asked() -> Any:
-            operations = self._root.operations
-            if operations is None:
-                raise Unavailable("root is not up")
-            answer = await request(operations)
-            return True if answer is None else answer
-
         self.waiting = True
         try:
-            return await self._root.process.call(asked())
+            answer = await self._root.ask(request)
         except OakestraError as error:
             self._say(f"the user is told: {error}")
             return None
         finally:
             self.waiting = False
+        return True if answer is None else answer
 
     def _sla(self) -> dict[str, Any]:
         self._applications += 1

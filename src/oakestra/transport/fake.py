@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -82,6 +83,13 @@ class FakeHub:
             lane = (_address(sender.name, upward=sender.parent is not None), to_name, channel)
             self._lanes.setdefault(lane, deque()).append((sender, payload))
             asyncio.get_running_loop().call_later(delay_s, self._deliver, lane)
+
+    def datagram(self, sender: str, receiver: str, arrive: Callable[[], None]) -> None:
+        """Let something arrive as a datagram would: lost, late or out of order as the weather is, never stalled."""
+        lost = self._random.random() < self.weather.loss_ratio
+        delay_s = self._random.uniform(0, self.weather.delay_max_s)
+        if not lost and not self._blocked(sender, receiver):
+            asyncio.get_running_loop().call_later(delay_s, arrive)
 
     def changed(self, link: FakeLink, *, running: bool) -> None:
         """Note that an end began or ceased to run; it is told, and so are those it was or is now connected to."""

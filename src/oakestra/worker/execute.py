@@ -49,6 +49,10 @@ async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
         case StepKind.PULL:
             await runtime.ensure_image(desired.by_number[number].spec.image)
         case StepKind.ATTACH:
+            if desired.by_number[number].restart == 0:
+                await runtime.forget_log(
+                    number
+                )  # of another instance, should the state of this worker have been lost
             await _attach(desired, number, machinery)
         case StepKind.CREATE:
             namespace = machinery.namespaces.get(number) or await _attach(desired, number, machinery)

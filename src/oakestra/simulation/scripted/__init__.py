@@ -1,0 +1,40 @@
+"""Drive a fleet line by line, by hand or from a file, and be told what happens in words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from oakestra.simulation import virtual_time
+from oakestra.simulation.scripted.session import Session
+
+PROMPT = "> "
+
+
+def play(lines: Iterable[str], tell: Callable[[str], None], *, seed: int = 0, echo: bool = True) -> bool:
+    """Perform the lines of a script on one fleet; return whether nothing went wrong.
+
+    `lines` may wait for somebody who types: time stands still meanwhile. A line of a script is told before what it
+    brings, so that what is told reads as a story.
+    """
+
+    async def performed() -> bool:
+        well = True
+        async with asyncio.TaskGroup() as group:
+            session = Session(group, seed=seed)
+            for line in lines:
+                text = line.rstrip()
+                if echo:
+                    tell(text if not text or text.startswith("#") else f"{PROMPT}{text}")
+                async for told in session.perform(text):
+                    well = well and not told.startswith("!")
+                    tell(told)
+            await session.close()
+        return well
+
+    try:
+        return virtual_time.run(performed())
+    except BaseExceptionGroup as group:
+        if group.subgroup(BrokenPipeError):
+            raise BrokenPipeError from group  # whoever listened has enough
+        raise

@@ -1,0 +1,101 @@
+"""What can go wrong in a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from oakestra.model.errors import Invalid
+from oakestra.simulation.faults import CALM
+from oakestra.simulation.hosts import ClusterHost, Host, RootHost, WorkerHost
+from oakestra.simulation.scripted.stage import Stage
+from oakestra.simulation.scripted.words import Verb, exactly
+
+
+class Breaking:
+    """Breaks things, and mends them."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def verbs(self) -> tuple[Verb, ...]:
+        """Return what can be broken."""
+        return (
+            Verb("crash HOST", "kill the tier's process on a machine", self._crash),
+            Verb("start HOST", "start it again", self._start),
+            Verb("power-off WORKER", "let a machine lose power", self._power_off),
+            Verb("lose HOST", "let a tier lose its state, and start anew", self._lose),
+            Verb("cut HOST [HOST]", "let nothing pass between two tiers", self._cut),
+            Verb("mend HOST [HOST]", "let everything pass again", self._mend),
+            Verb("weather [loss=RATIO repeat=RATIO delay=S]", "make the network bad, or fine again", self._weather),
+            Verb("end NAME.N CODE", "let an instance's process end by itself", self._end),
+        )  # fmt: skip
+
+    # --- what goes wrong -----------------------------------------------------------------------------------------------
+
+    async def _crash(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        host = self._stage.host(exactly(words, 1)[0])
+        await host.kill()
+        yield f"the process on {host.name} is dead"
+
+    async def _start(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        host = self._stage.host(exactly(words, 1)[0])
+        host.start()
+        yield f"{host.name} is up"
+
+    async def _power_off(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        worker = self._stage.worker(exactly(words, 1)[0])
+        await worker.power_off()
+        yield f"{worker.name} has no power"
+
+    async def _lose(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        host = self._stage.host(exactly(words, 1)[0])
+        await host.kill()
+        if isinstance(host, WorkerHost):
+            host.lose_state()
+        elif isinstance(host, ClusterHost | RootHost):
+            host.lose_store()
+        host.start()
+        yield f"{host.name} lost everything it had written down, and is up again"
+
+    async def _cut(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        below, above = self._link(words)
+        self._stage.world.cut(below, above)
+        yield f"nothing passes between {below.name} and {above.name}"
+
+    async def _mend(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        below, above = self._link(words)
+        self._stage.world.mend(below, above)
+        yield f"{below.name} reaches {above.name} again"
+
+    def _link(self, words: Sequence[str]) -> tuple[Host, Host]:
+        """Return the two machines that a line names; with one name, it and the one above it."""
+        names = {self._stage.host(word).name for word in words}
+        for below, above in self._stage.world.links():
+            if names in ({below.name}, {below.name, above.name}):
+                return below, above
+        raise Invalid(f"there is no link {' '.join(words)}: workers speak to their cluster, clusters to root")
+
+    async def _weather(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
+        exactly(words, 0)
+        if not keys.keys() <= {"loss", "repeat", "delay"}:
+            raise Invalid("expected some of loss=RATIO, repeat=RATIO, delay=SECONDS")
+        self._stage.world.suffer(
+            replace(
+                CALM,
+                loss_ratio=float(keys.get("loss", CALM.loss_ratio)),
+                repeat_ratio=float(keys.get("repeat", CALM.repeat_ratio)),
+                delay_max_s=float(keys.get("delay", CALM.delay_max_s)),
+            )
+        )
+        yield "the network is " + (", ".join(f"{key} {value}" for key, value in keys.items()) or "fine")
+
+    async def _end(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        text, code = exactly(words, 2)
+        slot = self._stage.slot(text)
+        for worker in self._stage.world.workers.values():
+            for instance in worker.tier.desired.instances if worker.tier is not None else ():
+                if instance.key.slot == slot:
+                    worker.end(instance.number, int(code))
+                    yield f"the process of {text} on {worker.name} ends with exit code {code}"

@@ -1,0 +1,123 @@
+"""A fleet that is driven line by line: `deploy web 3`, `cut c1w1`, `advance 30s`. What is typed and what is told
+is also how scenarios are written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator
+from typing import Any
+
+from oakestra.model.errors import Invalid, OakestraError
+from oakestra.simulation.checkers import unsettled
+from oakestra.simulation.scripted import telling
+from oakestra.simulation.scripted.asking import Asking
+from oakestra.simulation.scripted.breaking import Breaking
+from oakestra.simulation.scripted.stage import STEP_S, Stage
+from oakestra.simulation.scripted.words import Verb, exactly, parsed, seconds
+
+SETTLED_WITHIN_S = 300.0
+
+
+class Session:
+    """One fleet and whoever types. Make it, `perform` lines, and `close` it, inside a loop of virtual time."""
+
+    def __init__(self, group: asyncio.TaskGroup, *, seed: int = 0) -> None:
+        self._stage = Stage(group, seed=seed)
+        verbs = (*Asking(self._stage).verbs(), *self._verbs(), *Breaking(self._stage).verbs())
+        self._by_name = {verb.usage.split()[0]: verb for verb in verbs}
+
+    async def perform(self, line: str) -> AsyncIterator[str]:
+        """Do what a line says; yield what there is to tell. One that cannot be understood is answered, not raised."""
+        try:
+            words = shlex.split(line, comments=True)
+            if not words:
+                return
+            verb = self._by_name.get(words[0])
+            if verb is None:
+                raise Invalid(f"there is no command {words[0]!r}; `help` lists them")
+            positional, keys = parsed(words[1:])
+            async for told in verb.run(positional, keys):
+                yield told
+        except (OakestraError, ValueError) as error:
+            yield f"! {error}"
+        for told in self._stage.news():
+            yield told
+
+    async def close(self) -> None:
+        """Switch everything off."""
+        await self._stage.close()
+
+    def _verbs(self) -> tuple[Verb, ...]:
+        return (
+            Verb("fleet CLUSTERS WORKERS [memory=MIB vcpus=N]", "make a fleet; each cluster has so many workers", self._fleet),
+            Verb("advance TIME", "let time pass: 30s, 5m, 2h", self._advance),
+            Verb("settle [TIME]", "let time pass until all is as it should be", self._settle),
+            Verb("show [workers]", "show instances, or workers", self._show),
+            Verb("explain NAME.N", "tell why an instance is where it is", self._explain),
+            Verb("check", "tell what is not as it should be", self._check),
+            Verb("tell everything|enough", "tell every step, or only what matters", self._tell),
+            Verb("help", "list these commands", self._help),
+        )  # fmt: skip
+
+    async def _fleet(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
+        clusters, workers = (int(word) for word in exactly(words, 2))
+        took_s = await self._stage.make(clusters, workers, keys)
+        yield f"{clusters} x {workers} workers, all joined after {took_s:.0f} s"
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    async def _advance(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        world = self._stage.world
+        until_s = world.now_s + seconds(exactly(words, 1)[0])
+        while world.now_s < until_s:
+            await asyncio.sleep(min(STEP_S, until_s - world.now_s))
+            for told in self._stage.news():
+                yield told
+
+    async def _settle(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        """Let time pass until all is as it should be."""
+        world = self._stage.world
+        limit_s = seconds(words[0]) if words else SETTLED_WITHIN_S
+        began_s = world.now_s
+        while wrong := list(unsettled(world)):
+            if world.now_s - began_s >= limit_s:
+                yield f"! not settled after {limit_s:.0f} s"
+                for sentence in wrong:
+                    yield f"!   {sentence}"
+                return
+            await asyncio.sleep(STEP_S)
+            for told in self._stage.news():
+                yield told
+        yield f"all as it should be after {world.now_s - began_s:.1f} s"
+
+    # --- looking -------------------------------------------------------------------------------------------------------
+
+    async def _show(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        what = telling.workers if words == ["workers"] else telling.instances
+        for line in what(self._stage.world, self._stage.names):
+            yield line
+
+    async def _explain(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        slot = self._stage.slot(exactly(words, 1)[0])
+        for line in telling.explained(self._stage.world, self._stage.names, slot):
+            yield line
+
+    async def _check(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        exactly(words, 0)
+        wrong = list(unsettled(self._stage.world))
+        for sentence in wrong:
+            yield f"! {sentence}"
+        if not wrong:
+            yield "all is as it should be"
+
+    async def _tell(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        self._stage.tell_everything = words == ["everything"]
+        yield "everything is told" if self._stage.tell_everything else "only what matters is told"
+
+    async def _help(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        del words
+        width = max(len(verb.usage) for verb in self._by_name.values())
+        for verb in self._by_name.values():
+            yield f"{verb.usage.ljust(width)}  {verb.about}"

@@ -1,0 +1,104 @@
+"""The fleet that a script acts on, and what things are called there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from oakestra.model.errors import Invalid
+from oakestra.model.ids import ServiceId
+from oakestra.model.instance import Slot
+from oakestra.simulation.checkers import Watch
+from oakestra.simulation.hosts import Host, WorkerHost
+from oakestra.simulation.scripted.telling import Names, Narrator
+from oakestra.simulation.world import Shape, World, machine
+
+STEP_S = 0.5
+JOINED_WITHIN_S = 30.0
+_OFFERS = {"memory": "memory_mib", "vcpus": "vcpus", "arch": "architecture"}
+
+
+class Stage:
+    """One fleet, made when it is first asked for."""
+
+    def __init__(self, group: asyncio.TaskGroup, *, seed: int) -> None:
+        self.names = Names()
+        self.tell_everything = False
+        self._group = group
+        self._seed = seed
+        self._world: World | None = None
+        self._narrator: Narrator | None = None
+        self._watch: Watch | None = None
+
+    @property
+    def world(self) -> World:
+        """The fleet; a small one is made if nobody asked for another."""
+        return self._world if self._world is not None else self._make(1, 2, {})
+
+    async def make(self, clusters: int, workers: int, offers: Mapping[str, Any]) -> float:
+        """Make a fleet; return after how long all its workers had joined."""
+        if self._world is not None:
+            raise Invalid("there is a fleet already")
+        if not offers.keys() <= _OFFERS.keys():
+            raise Invalid(f"expected some of {', '.join(_OFFERS)}")
+        world = self._make(clusters, workers, offers)
+        began_s = world.now_s
+        for worker in world.workers.values():
+            while not (worker.tier and worker.tier.desired.subnets):
+                if world.now_s - began_s > JOINED_WITHIN_S:
+                    raise Invalid(f"{worker.name} did not join within {JOINED_WITHIN_S:.0f} s")
+                await asyncio.sleep(STEP_S)
+        return world.now_s - began_s
+
+    def _make(self, clusters: int, workers: int, offers: Mapping[str, Any]) -> World:
+        offered = machine(**{_OFFERS[key]: value for key, value in offers.items()})
+        shape = Shape(clusters=((offered,) * workers,) * clusters)
+        world = self._world = World(self._seed, shape, group=self._group, vcpu_overcommit=8.0)
+        self._narrator = Narrator(world, self.names)
+        self._watch = Watch(world)
+        world.start()
+        return world
+
+    async def close(self) -> None:
+        """Switch everything off."""
+        for host in self._world.hosts.values() if self._world is not None else ():
+            await host.kill()
+
+    def news(self) -> Iterator[str]:
+        """Yield what happened since the last time, and what must never happen."""
+        if self._world is None or self._narrator is None or self._watch is None:
+            return
+        yield from self._narrator.news(everything=self.tell_everything)
+        yield from (f"! {wrong}" for wrong in self._watch.look())
+        yield from (f"! {wrong}" for wrong in self._world.complaints)
+        self._world.complaints.clear()
+
+    # --- names -------------------------------------------------------------------------------------------------------
+
+    def host(self, name: str) -> Host:
+        """Return the machine of this name. Raises `Invalid` if there is none."""
+        host = self.world.hosts.get(name)
+        if host is None:
+            raise Invalid(f"there is no machine {name!r}, only {', '.join(self.world.hosts)}")
+        return host
+
+    def worker(self, name: str) -> WorkerHost:
+        """Return the worker of this name. Raises `Invalid` if there is none."""
+        host = self.host(name)
+        if not isinstance(host, WorkerHost):
+            raise Invalid(f"{name} is no worker")
+        return host
+
+    def service(self, name: str) -> ServiceId:
+        """Return the service of this name. Raises `Invalid` if there is none."""
+        if name not in self.names.ids:
+            raise Invalid(f"there is no service {name!r}")
+        return self.names.ids[name]
+
+    def slot(self, text: str) -> Slot:
+        """Return the instance that is meant by SERVICE.NUMBER. Raises `Invalid` if that is none."""
+        name, dot, number = text.rpartition(".")
+        if not dot or not number.isdigit():
+            raise Invalid(f"expected an instance as SERVICE.NUMBER, found {text!r}")
+        return Slot(self.service(name), int(number))

@@ -1,0 +1,54 @@
+"""How lines of a script are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oakestra.model.errors import Invalid
+
+Run = Callable[[list[str], dict[str, Any]], AsyncIterator[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A command: how it is written and what it does."""
+
+    usage: str
+    about: str
+    run: Run
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parsed(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return the words, and those of the form KEY=VALUE apart; values are JSON where they can be."""
+    positional: list[str] = []
+    keys: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            positional.append(word)
+            continue
+        try:
+            keys[key] = json.loads(value)
+        except ValueError:
+            keys[key] = value
+    return positional, keys
+
+
+def exactly(words: list[str], count: int) -> list[str]:
+    if len(words) != count:
+        raise Invalid(f"expected {count} words here, found {len(words)}; `help` shows how it is written")
+    return words
+
+
+def seconds(text: str) -> float:
+    unit = _UNITS.get(text[-1:], 0.0)
+    try:
+        return float(text[:-1] if unit else text) * (unit or 1.0)
+    except ValueError:
+        raise Invalid(f"expected a time like 30s, 5m or 2h, found {text!r}") from None
