@@ -150,6 +150,7 @@ def test_two_hosts_are_cut_from_one_another_only(pair: Fleet) -> None:
 def test_some_packets_are_lost(fleet: Fleet) -> None:
     count = 400
     address = fleet.hosts()["w5"]["address"]
+    fleet.lab("exec", "w4", "busybox", "ping", "-c", "1", address)  # they know each other's MAC from now on
     fleet.lab("cut", "w4", "w5", "--one-way", "--loss", "0.5")
     received = _datagrams_received(fleet, "w4", "w5", address, count)
     assert 0.35 * count < received < 0.65 * count
@@ -170,7 +171,14 @@ def _datagrams_received(fleet: Fleet, sender: str, receiver: str, address: str, 
     )
     before = unheard()
     fleet.lab("exec", sender, "python3", "-c", f"{code}")
-    return unheard() - before
+    seen = [-1]
+
+    def all_arrived() -> bool:
+        seen.append(unheard())
+        return seen[-1] == seen[-2]
+
+    until(all_arrived)
+    return seen[-1] - before
 
 
 # --- machines die ------------------------------------------------------------------------------------------------
