@@ -77,7 +77,8 @@ def moves(
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) -> str:
     """Say why an instance should be elsewhere or anew; nothing if it is fine, homeless, or moves already."""
     worker = observed.workers.get(record.worker) if record.worker else None
-    if worker is None or record.leaving is not None or worker.liveness is Liveness.LOST:
+    there = worker is not None and worker.reported and worker.liveness is Liveness.LIVE
+    if worker is None or not there or record.leaving is not None:
         return ""
     if worker.record.availability is Availability.DRAINING:
         return f"worker {worker.record.name} is drained"
@@ -141,9 +142,9 @@ def _successor(
     """Choose where the successor goes while the earlier attempt stays; None: the earlier one must go first."""
     candidates = ledger.candidates(spec.id)
     if not ready or spec.update.order is UpdateOrder.STOP_FIRST:
-        return None if _fits_after(spec, record, candidates) else _nowhere(spec, candidates, record)
+        return None if fits_after(spec, record.worker, candidates) else _nowhere(spec, candidates, record)
     verdict = choose_worker(Request.of(spec), candidates, start=record.placed.number)
-    if isinstance(verdict, NoChoice) and _fits_after(spec, record, candidates):
+    if isinstance(verdict, NoChoice) and fits_after(spec, record.worker, candidates):
         return None
     return verdict
 
@@ -156,9 +157,9 @@ def _nowhere(
     return verdict if isinstance(verdict, NoChoice) else None
 
 
-def _fits_after(spec: ServiceSpec, record: SlotRecord, candidates: list[WorkerCandidate]) -> bool:
-    """Tell whether the instance fits where it is, once its earlier attempt is gone."""
-    here = next((candidate for candidate in candidates if candidate.id == record.worker), None)
+def fits_after(spec: ServiceSpec, worker: WorkerId | None, candidates: list[WorkerCandidate]) -> bool:
+    """Tell whether an instance fits on the worker where its earlier attempt is, once that is gone."""
+    here = next((candidate for candidate in candidates if candidate.id == worker), None)
     if here is None:
         return False
     own = {(port.protocol.value, port.host_port) for port in spec.ports}

@@ -19,7 +19,7 @@ from oakestra.cluster.decisions import (
     Withdraw,
 )
 from oakestra.cluster.ledger import Ledger
-from oakestra.cluster.moves import finished, moves
+from oakestra.cluster.moves import finished, fits_after, moves
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
@@ -49,7 +49,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     withdrawn = (*ended, *_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
     placed = tuple(_placements(observed, ledger, {d.slot for d in adopted}))
-    touched = {d.slot for d in (*adopted, *placed)} | {d.key.slot for d in withdrawn}
+    touched = {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*adopted, *placed, *withdrawn)}
     moved = tuple(moves(observed, ledger, _attempts_seen(observed), besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
@@ -123,7 +123,9 @@ def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: s
     return ""
 
 
-def _placements(observed: Observed, ledger: Ledger, adopted: set[Slot]) -> Iterator[Place | Unplaceable]:
+def _placements(
+    observed: Observed, ledger: Ledger, adopted: set[Slot]
+) -> Iterator[Place | Withdraw | Unplaceable]:
     seen = _attempts_seen(observed)
     for slot, record in sorted(observed.slots.items()):
         if slot in adopted or not _homeless(observed, record):
@@ -146,6 +148,10 @@ def _placements(observed: Observed, ledger: Ledger, adopted: set[Slot]) -> Itera
                 verdicts=verdict.verdicts,
             )
         else:
+            leaving = record.leaving
+            if leaving is not None and fits_after(spec, leaving.worker, ledger.candidates(slot.service)):
+                why = f"its successor fits only in its place: {leaving.reason}"
+                yield Withdraw(key=record.leaving_key, worker=leaving.worker, reason=why)
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
 
 

@@ -96,7 +96,7 @@ class _Routes:
             self._tenants[spec.tenant].append(spec)
         for slot, record in sorted(observed.slots.items()):
             self._slots[slot.service][slot.number] = record.address
-            worker, status = serving(observed, record)
+            (worker, _), status = serving(observed, record)
             if status is not None and status.ready and worker is not None:
                 ready = _Ready(slot.number, record.address, status.namespace, worker)
                 self._ready[slot.service].append(ready)
@@ -178,15 +178,25 @@ def _peer(worker: WorkerSeen) -> Peer:
     )
 
 
-def serving(observed: Observed, record: SlotRecord) -> tuple[WorkerId | None, InstanceStatus | None]:
-    """Return which worker a slot's traffic goes to, and what was seen there: the current attempt, if it is ready or alone."""
+Attempt = tuple[WorkerId | None, InstanceKey]
+
+
+def serving(observed: Observed, record: SlotRecord) -> tuple[Attempt, InstanceStatus | None]:
+    """Return which attempt a slot's traffic goes to, and what was seen of it: the current one, if it is ready or alone.
+
+    An earlier one of which nothing was heard since this process started may well serve: it is not given up for that.
+    """
     current = _status(observed, record.worker, record.key)
     if record.leaving is None or (current is not None and current.ready):
-        return record.worker, current
+        return (record.worker, record.key), current
+    holder = observed.workers.get(record.leaving.worker)
     earlier = _status(observed, record.leaving.worker, record.leaving_key)
-    if earlier is None or not earlier.ready:
-        return record.worker, current
-    return record.leaving.worker, replace(earlier, reason=_replacing(observed, record, current))
+    unheard = holder is not None and not holder.reported and holder.liveness is not Liveness.LOST
+    if unheard or (earlier is not None and earlier.ready):
+        reason = _replacing(observed, record, current)
+        told = replace(earlier, reason=reason) if earlier is not None else None
+        return (record.leaving.worker, record.leaving_key), told
+    return (record.worker, record.key), current
 
 
 def _status(observed: Observed, worker: WorkerId | None, key: InstanceKey) -> InstanceStatus | None:
@@ -237,15 +247,15 @@ def _refusals(observed: Observed) -> Iterator[Refusal]:
 
 def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
     for _, record in sorted(observed.slots.items()):
-        worker, status = serving(observed, record)
+        (worker, key), status = serving(observed, record)
         if status is not None:
             yield replace(status, worker=worker or WorkerId(""))
-        elif record.worker is not None:
+        elif worker is not None:
             yield InstanceStatus(
-                key=record.key,
+                key=key,
                 phase=Phase.WORKER_ASSIGNED,
-                reason=_not_begun(observed, record),
-                worker=record.worker,
+                reason=_not_begun(observed, record, worker),
+                worker=worker,
             )
         else:
             yield InstanceStatus(key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason)
@@ -263,15 +273,15 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
 def _successors(observed: Observed) -> Iterator[InstanceStatus]:
     """Yield the attempts that are to replace one which still serves."""
     for _, record in sorted(observed.slots.items()):
-        worker, _ = serving(observed, record)
+        (worker, _), _ = serving(observed, record)
         status = _status(observed, record.worker, record.key)
         if record.leaving is not None and worker == record.leaving.worker and status is not None:
             yield status
 
 
-def _not_begun(observed: Observed, record: SlotRecord) -> str:
+def _not_begun(observed: Observed, record: SlotRecord, id: WorkerId) -> str:
     """Say why an instance was not seen on its worker: what the worker complains of, or why it was chosen."""
-    worker = observed.workers.get(record.worker) if record.worker else None
+    worker = observed.workers.get(id)
     return f"{worker.record.name}: {worker.trouble}" if worker and worker.trouble else record.reason
 
 

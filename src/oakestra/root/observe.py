@@ -11,10 +11,12 @@ from oakestra.root.state import (
     ApplicationRecord,
     ClusterRecord,
     Refused,
+    RolloutState,
     Room,
     RootState,
     ServiceRecord,
     SlotRecord,
+    Standing,
     WithdrawalRecord,
 )
 from oakestra.scheduling.liveness import Liveness, Patience, judge, silence_s
@@ -57,9 +59,17 @@ class Observed:
     clusters: Mapping[ClusterId, ClusterSeen]
     refused: Mapping[tuple[Slot, ClusterId], Refused]
     """Clusters that could not take a slot, as long as nothing changed there: a slot is not sent in circles."""
+    standing: Mapping[ServiceId, Standing]
+    """Of every update under way, since when it is as it is."""
     quarantined: Mapping[str, float]
     """Wall time at which each released address may be used again."""
     now_wall_s: float
+    now_s: float
+
+    def quiet_s(self, service: ServiceId) -> float:
+        """Return for how long nothing has changed about a service's update."""
+        standing = self.standing.get(service)
+        return self.now_s - standing.since_s if standing is not None else 0.0
 
 
 def observe(
@@ -79,9 +89,24 @@ def observe(
         withdrawals={record.placed: record for record in state.withdrawals.values()},
         clusters=clusters,
         refused=_refused(state.refused, slots, clusters),
+        standing=_standing(state, now_s),
         quarantined={key: record.until_wall_s for key, record in state.quarantine.items()},
         now_wall_s=now_wall_s,
+        now_s=now_s,
     )
+
+
+def _standing(state: RootState, now_s: float) -> Mapping[ServiceId, Standing]:
+    found: dict[ServiceId, Standing] = {}
+    for record in state.services.values():
+        rollout = record.rollout
+        if rollout is None or rollout.state is not RolloutState.ROLLING:
+            continue
+        now = Standing(record.spec.revision, rollout.updated, now_s)
+        before = state.standing.get(record.spec.id, now)
+        same = (before.revision, before.updated) == (now.revision, now.updated)
+        found[record.spec.id] = before if same else now
+    return found
 
 
 def _seen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
@@ -157,7 +157,7 @@ def _notes(observed: Observed) -> Iterator[Note]:
         seen = cluster.statuses.get(_placed(record)) if cluster else None
         if cluster is None or seen is None:
             continue
-        truer = _truer(record, seen, cluster)
+        truer = _unless_lost(_truer(record, seen, cluster), cluster)
         if truer != record.status:
             yield Note(slot=slot, status=truer, store=cluster.store)
 
@@ -174,6 +174,15 @@ def _truer(record: SlotRecord, seen: InstanceStatus, cluster: ClusterSeen) -> In
     if order(seen) == order(record.status):
         return seen  # the same report in other words: what is lost is ready no more, without having moved
     return merge(record.status, seen)
+
+
+def _unless_lost(status: InstanceStatus, cluster: ClusterSeen) -> InstanceStatus:
+    """Return the status, not ready any more if its worker is lost: a cluster that never heard of it since its own
+    restart has nothing newer to say about it."""
+    lost = {worker.id: worker.name for worker in cluster.workers if worker.liveness == Liveness.LOST.value}
+    if not status.ready or status.worker not in lost:
+        return status
+    return replace(status, ready=False, reason=f"worker {lost[status.worker]} is lost")
 
 
 def _placed(record: SlotRecord) -> Placement:

@@ -54,15 +54,13 @@ def rollouts(observed: Observed) -> Iterator[Progress | Fail]:
 
 def next_deadline_s(observed: Observed) -> float | None:
     """Return in how many seconds an update is done or has failed if nothing happens; None if none is under way."""
-    due: list[float] = []
-    for service in observed.services.values():
-        rollout = service.rollout
-        if rollout is not None and rollout.state is RolloutState.ROLLING:
-            policy = service.spec.update
-            due += [policy.monitor_s, policy.progress_deadline_s]
-            due = [rollout.moved_wall_s + wait_s - observed.now_wall_s for wait_s in due]
-    ahead = [wait_s for wait_s in due if wait_s > 0]
-    return min(ahead) if ahead else None
+    policies = {id: observed.services[id].spec.update for id in observed.standing}
+    due = [
+        at_s - observed.quiet_s(id)
+        for id, policy in policies.items()
+        for at_s in (policy.monitor_s, policy.progress_deadline_s)
+    ]
+    return min((wait_s for wait_s in due if wait_s > 0), default=None)
 
 
 def _further(
@@ -71,8 +69,7 @@ def _further(
     updated = sum(_is_updated(record.status, service) for record in slots.values())
     if updated != rollout.updated:
         return replace(rollout, updated=updated, moved_wall_s=observed.now_wall_s)
-    quiet_s = observed.now_wall_s - rollout.moved_wall_s
-    if updated == len(slots) and quiet_s >= service.spec.update.monitor_s:
+    if updated == len(slots) and observed.quiet_s(service.spec.id) >= service.spec.update.monitor_s:
         return replace(
             rollout, state=RolloutState.DONE, reason=f"all {updated} instances are updated and ready"
         )
@@ -93,7 +90,7 @@ def _failure(
             why = _broken(status) if status.revision == service.spec.revision else ""
             if why:
                 return f"instance {slot.number} of revision {service.spec.revision} {why}"
-    quiet_s = observed.now_wall_s - rollout.moved_wall_s
+    quiet_s = observed.quiet_s(service.spec.id)
     if rollout.updated < len(slots) and quiet_s >= service.spec.update.progress_deadline_s:
         return (
             f"no further instance became ready within {quiet_s:.0f} s; {rollout.updated} of {len(slots)} did"

@@ -213,6 +213,15 @@ class ClusterView:
     """What its workers measured last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Since when an update is as it is, by `uptime_s`: deadlines must not depend on what somebody sets a clock to."""
+
+    revision: int
+    updated: int
+    since_s: float
+
+
 class RootState:
     """Root's working set. Change it, `await commit()`, then wake the loop."""
 
@@ -232,6 +241,8 @@ class RootState:
         self.events = self.records.table("events", Event)
         """The newest only; `store.event_log` keeps them few."""
         self.views: dict[ClusterId, ClusterView] = {}
+        self.standing: Mapping[ServiceId, Standing] = {}
+        """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
         self.refused: Mapping[tuple[Slot, ClusterId], Refused] = {}
         """Refusals that still hold, as the last pass saw them; memory only."""
         self.usage: dict[InstanceKey, InstanceUsage] = {}

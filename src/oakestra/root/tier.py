@@ -205,7 +205,7 @@ class Root:
 
     async def _pass(self) -> float | None:
         observed = self._observe()
-        self.state.refused = observed.refused
+        self.state.refused, self.state.standing = observed.refused, observed.standing
         decisions = plan(observed)
         self._tell(observed, decisions)
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from oakestra.simulation.checkers import unsettled
+from oakestra.simulation.checkers import spec_of, unsettled
 from oakestra.simulation.world import World
 
 QUIET_S = 30.0
@@ -58,8 +58,12 @@ async def _clocks_set(world: World, random: Random) -> None:
 
 
 async def _loss_of_a_clusters_store(world: World, random: Random) -> None:
-    """Let a cluster forget everything: what runs is adopted."""
-    cluster = world.clusters[random.choice([name for name, host in world.clusters.items() if host.alive])]
+    """Let a cluster forget everything: what runs is adopted. Which workers were drained is lost with it."""
+    drained = {world.workers[name].cluster.name for name in world.closed if name in world.workers}
+    alive = [name for name, host in world.clusters.items() if host.alive and name not in drained]
+    if not alive:
+        return
+    cluster = world.clusters[random.choice(alive)]
     world.say(f"{cluster.name} loses its state")
     await cluster.kill()
     cluster.lose_store()
@@ -101,4 +105,9 @@ _QUIETLY = (
 
 
 def _processes(world: World) -> dict[tuple[str, int], int]:
-    return {(worker.name, seen.number): seen.pid for worker, seen in world.containers()}
+    """Return the process of every instance whose SLA does not ask for less patience than everybody has."""
+    return {
+        (worker.name, seen.number): seen.pid
+        for worker, seen in world.containers()
+        if (policy := spec_of(seen).disconnect).lost_after_s is None and policy.stop_after_s is None
+    }

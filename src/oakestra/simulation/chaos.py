@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
 
+from oakestra.cluster.state import Availability
 from oakestra.model.container import ContainerState
+from oakestra.model.errors import OakestraError
 from oakestra.simulation.faults import CALM, Event, Faults
 from oakestra.simulation.hosts import ClusterHost, Host, WorkerHost
 from oakestra.simulation.world import World
@@ -25,6 +27,7 @@ class Chaos:
         self._world = world
         self._faults = faults
         self._random = random
+        self._touched: set[str] = set()
         self._undoing: dict[asyncio.Task[None], Callable[[], Awaitable[None]]] = {}
 
     async def rage(self, lasting_s: float) -> None:
@@ -71,6 +74,8 @@ class Chaos:
                 await self._lose(self._any([*keepers, *self._world.workers.values()]))
             case Event.CLOCK_JUMP:
                 self._jump(self._any(list(self._world.hosts.values())))
+            case Event.CLOSED:
+                await self._close(self._any([*self._world.clusters.values(), *self._world.workers.values()]))
             case Event.PROCESS_ENDS | Event.NETWORK_TAKEN | Event.IMAGE_REMOVED:
                 self._disturb(event, self._a_worker())
 
@@ -161,6 +166,30 @@ class Chaos:
         exit_code = self._any([0, 1, 137])
         self._world.say(f"{number} on {worker.name} ends with {exit_code}")
         worker.end(number, exit_code)
+
+    # --- operators -----------------------------------------------------------------------------------------------
+
+    async def _close(self, host: Host) -> None:
+        self._touched.add(host.name)
+        await self._set(host, self._any([Availability.CORDONED, Availability.DRAINING]))
+        self._undo_later(lambda: self._set(host, Availability.ACTIVE))
+
+    async def _set(self, host: Host, word: str) -> None:
+        try:
+            await self._world.set_availability(host, word)
+        except OakestraError as error:
+            self._world.say(f"the operator is told: {error}")
+
+    async def reopen(self) -> None:
+        """Let what operators closed take instances again, but leave a few drained for good."""
+        for name in sorted(self._touched):
+            host = self._world.hosts[name]
+            cluster = host.cluster if isinstance(host, WorkerHost) else host
+            word = Availability.DRAINING if self._random.random() < 0.2 else Availability.ACTIVE  # noqa: PLR2004 - a few
+            self._world.closed[name] = ""
+            while self._world.closed.get(name, Availability.ACTIVE) != word and cluster.alive and host.alive:
+                await self._set(host, word)
+                await asyncio.sleep(1.0)
 
     # --- chance ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 import msgspec
 
 from oakestra.cluster.ledger import overcommitted
+from oakestra.cluster.state import Availability
 from oakestra.cluster.state import slot_key as cluster_slot_key
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, order
@@ -23,7 +24,7 @@ from oakestra.simulation.hosts import WorkerHost
 from oakestra.simulation.world import World
 from oakestra.worker.execute import ADDRESS_LABEL, KEY_LABEL, SPEC_LABEL
 
-_SETTLED = frozenset({Phase.COMPLETED, Phase.FAILED})
+DRAINING = Availability.DRAINING
 
 
 def key_of(seen: ContainerSeen) -> InstanceKey:
@@ -181,8 +182,8 @@ def unsettled(world: World) -> Iterator[str]:
         yield "root is not up"
         return
     yield from _tombstones(world)
-    yield from _subnets_of_two([worker for worker in world.workers.values() if worker.alive])
-    rightful: dict[str, set[InstanceKey]] = {name: set() for name, w in world.workers.items() if w.alive}
+    yield from _subnets_of_two([worker for worker in world.workers.values() if worker.reachable])
+    rightful: dict[str, set[InstanceKey]] = {n: set() for n, w in world.workers.items() if w.reachable}
     for slot in sorted(world.user.wanted()):
         record = root.state.slots.get(slot_key(slot))
         if record is None:
@@ -193,6 +194,7 @@ def unsettled(world: World) -> Iterator[str]:
             worker, key = place
             rightful[worker.name].add(key)
             yield from _runs(worker, key, record)
+            yield from _stays_for_no_reason(world, worker, record)
         elif place:
             yield place
     for name, keys in rightful.items():
@@ -202,6 +204,8 @@ def unsettled(world: World) -> Iterator[str]:
 
 def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | str:
     """Return where a slot is, or what is wrong with its being nowhere: nothing if it fits nowhere."""
+    assert world.root.tier is not None, "asked only when root is up"
+    spec = world.root.tier.state.services[record.slot.service].spec
     cluster = world.cluster_of(record.cluster) if record.cluster else None
     if cluster is not None and cluster.tier is not None:
         held = cluster.tier.state.slots.get(cluster_slot_key(record.slot))
@@ -211,19 +215,50 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
         if worker is not None and worker.alive:
             return worker, held.key
         if worker is not None:
-            return f"{record.slot} is on {worker.name}, which is dead"
+            return f"{record.slot} is on {worker.name}, which is dead" if spec.disconnect.replace else ""
         if not held.reason:
             return f"{record.slot} waits in {cluster.name} without a reason"
-    elif cluster is not None:
-        return f"{record.slot} is in {cluster.name}, which is dead"
+    elif cluster is not None and not spec.disconnect.replace:
+        return ""
     if not record.reason:
         return f"{record.slot} waits without a reason"
-    assert world.root.tier is not None, "asked only when root is up"
-    spec = world.root.tier.state.services[record.slot.service].spec
-    fits = [worker.name for worker in world.workers.values() if worker.alive and _fits(world, worker, spec)]
+    fits = [
+        worker.name
+        for worker in world.workers.values()
+        if worker.reachable and _is_open(worker) and _fits(world, worker, spec)
+    ]
+    if not fits and (stays := _leaving(world, record)) is not None:
+        return stays
     if fits:
         return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"
     return ""
+
+
+def _leaving(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | None:
+    """Return where the earlier attempt of a slot goes on, as its successor fits nowhere."""
+    cluster = world.cluster_of(record.cluster) if record.cluster else None
+    held = cluster.tier.state.slots.get(cluster_slot_key(record.slot)) if cluster and cluster.tier else None
+    worker = world.worker_of(held.leaving.worker) if held is not None and held.leaving is not None else None
+    return (worker, held.leaving_key) if worker is not None and worker.alive and held is not None else None
+
+
+def _is_open(worker: WorkerHost) -> bool:
+    """Tell whether a worker and its cluster take instances."""
+    return worker.name not in worker.fleet.closed and worker.cluster.name not in worker.fleet.closed
+
+
+def _stays_for_no_reason(world: World, worker: WorkerHost, record: SlotRecord) -> Iterator[str]:
+    """What is on a drained worker stays there only while there is room nowhere else."""
+    assert world.root.tier is not None, "asked only when root is up"
+    drained = world.closed.get(worker.name) == DRAINING or world.closed.get(worker.cluster.name) == DRAINING
+    if drained:
+        spec = world.root.tier.state.services[record.slot.service].spec
+        others = worker.cluster.name if world.closed.get(worker.cluster.name) != DRAINING else ""
+        for other in world.workers.values():
+            near = not others or other.cluster.name == others
+            if near and other.reachable and _is_open(other) and _fits(world, other, spec):
+                yield f"{record.slot} stays on {worker.name}, which is drained, though it fits on {other.name}"
+                return
 
 
 def _fits(world: World, worker: WorkerHost, spec: ServiceSpec) -> bool:
@@ -301,7 +336,9 @@ def _routes(world: World, worker: WorkerHost) -> Iterator[str]:
     ready: defaultdict[str, dict[int, InstanceAddress]] = defaultdict(dict)
     for record in root.state.slots.values():
         status = record.status
-        if status is not None and status.ready and record.wanted:
+        cluster = world.cluster_of(record.cluster) if record.cluster else None
+        reachable = cluster is not None and cluster.alive
+        if reachable and status is not None and status.ready and record.wanted:
             ready[record.slot.service][record.slot.number] = status.namespace
     for route in worker.kept.kernel.overlay.routes:
         wanted = set(ready[route.service].values())

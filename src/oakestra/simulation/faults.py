@@ -28,6 +28,8 @@ class Event(Enum):
     NETWORK_TAKEN = "network taken"
     """Somebody removes an instance's network namespace."""
     IMAGE_REMOVED = "image removed"
+    CLOSED = "closed"
+    """An operator lets a worker or cluster take nothing new, or has it emptied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,9 @@ class Fleet(Protocol):
     faults: Faults
     group: asyncio.TaskGroup
 
+    closed: dict[str, str]
+    """Workers and clusters that root said would take nothing new, and in which way."""
+
     @property
     def workers(self) -> Mapping[str, WorkerHost]:
         """Every worker's machine, by name."""
@@ -174,6 +177,9 @@ class ClusterHost(Host):
         assert not self.alive, "a process keeps its file open"
         self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=self.disk.epoch + 1)
         self.new_store = self.forgot = True
+        for worker in self.fleet.workers.values():
+            if worker.cluster is self:
+                self.fleet.closed.pop(worker.name, None)
 
     async def _run(self) -> None:
         store = FakeStore(
@@ -324,6 +330,11 @@ class WorkerHost(Host):
         self.network: FakeNetwork | None = None
         self._resync_s = resync_s
 
+    @property
+    def reachable(self) -> bool:
+        """Whether agent and cluster are both alive: what root wants can be had here."""
+        return self.alive and self.cluster.alive
+
     async def power_off(self) -> None:
         """Let the machine lose power: processes and the kernel's state are gone, the disk stays."""
         await self.kill()
@@ -431,7 +442,7 @@ class WorkerHost(Host):
         self.fleet.say(f"{self.name} stops {number}")
         if instance is None or instance.withdrawn or instance.outcome is not None:
             return
-        if number not in self.kept.kernel.attached:
+        if number not in self.kept.kernel.attached or instance.spec.disconnect.stop_after_s is not None:
             return
         same_run = seen.labels.get("oakestra.restart") == str(instance.restart)
         address = namespace_address(self.tier.desired, number)

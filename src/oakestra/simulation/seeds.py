@@ -18,8 +18,9 @@ from oakestra.simulation.faults import draw_faults
 from oakestra.simulation.world import Shape, World, machine
 
 CHAOS_S = 180.0
-SETTLED_AFTER_S = 180.0
-"""What is healed must be as it should be by then: 40 s until a worker that heard nothing joins again, 60 s of back-off."""
+SETTLED_AFTER_S = 240.0
+"""What is healed must be as it should be by then: 40 s until a worker that heard nothing joins again, 60 s of back-off,
+75 s until a cluster is given up."""
 LOOK_EVERY_S = 1.0
 WRONG_SHOWN = 10
 QUIET_S = 30.0
@@ -89,6 +90,7 @@ async def _play(seed: int) -> Played:
             await chaos.rage(CHAOS_S)
             await using
             await chaos.heal(_doomed(world, entropy.stream("doom")))
+            await chaos.reopen()
             settled_s = await _settle(world)
             if not world.complaints:
                 await disturb(world, entropy.stream("aftermath"))
@@ -105,10 +107,13 @@ async def _play(seed: int) -> Played:
 
 
 def _doomed(world: World, random: Random) -> set[str]:
-    """Return the machines that stay dead: any worker may, but not all."""
+    """Return the machines that stay dead: any worker or cluster may, but not all."""
     doomed = {name for name in world.workers if random.random() < 0.3}  # noqa: PLR2004 - a third
-    if doomed == set(world.workers):
-        doomed.remove(min(doomed))
+    doomed |= {name for name in world.clusters if random.random() < 0.2}  # noqa: PLR2004 - a fifth
+    if not any(
+        name not in doomed and worker.cluster.name not in doomed for name, worker in world.workers.items()
+    ):
+        doomed -= {"c1", "c1w1"}
     return doomed
 
 

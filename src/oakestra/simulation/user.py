@@ -61,8 +61,10 @@ class User:
         service = self._random.choice(here)
         if chosen < 0.7:  # noqa: PLR2004
             await self.scale(service, self._random.randrange(6))
-        elif chosen < 0.9:  # noqa: PLR2004
+        elif chosen < 0.8:  # noqa: PLR2004
             await self.undeploy_one(service)
+        elif chosen < 0.9:  # noqa: PLR2004
+            await self.update(service)
         else:
             await self.delete(service)
 
@@ -102,6 +104,13 @@ class User:
         self._say(f"user removes {service.name}.{number}")
         if await self._ask_about(service, lambda root: root.undeploy(ADMINISTRATOR, id, number)) is not None:
             service.slots.discard(number)
+
+    async def update(self, id: ServiceId) -> None:
+        """Change a service."""
+        service = self.services[id]
+        change = {"environment": [f"DRAWN={self._random.randrange(1000)}"]}
+        self._say(f"user updates {service.name}")
+        await self._ask_about(service, lambda root: root.update_service(ADMINISTRATOR, id, change))
 
     async def delete(self, id: ServiceId) -> None:
         """Delete a service, or its whole application."""
@@ -215,4 +224,18 @@ class User:
             service["one_shot"] = True
         if random.random() < 0.1:  # noqa: PLR2004
             service["arch"] = ["arm64"]
+        if random.random() < 0.2:  # noqa: PLR2004
+            service["disconnect"] = random.choice(
+                [
+                    {"replace": False},
+                    {"lost_after_s": 20},
+                    {"stop_after_s": 40},
+                    {"stop_after_s": 30, "lost_after_s": 30},
+                ]
+            )
+        if random.random() < 0.2:  # noqa: PLR2004
+            service["update_policy"] = {
+                "order": random.choice(["start_first", "stop_first"]),
+                "parallel": random.randint(1, 3),
+            }
         return service

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from oakestra.cluster.state import Availability
 from oakestra.cluster.tier import Tuning as ClusterTuning
 from oakestra.control.entropy import Entropy
 from oakestra.model.container import ContainerSeen
+from oakestra.model.errors import Unavailable
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.machine import Capacity
 from oakestra.model.service import Resources
 from oakestra.root.tier import Tuning as RootTuning
 from oakestra.simulation.faults import CALM, Faults
 from oakestra.simulation.hosts import ROOT, ClusterHost, Host, RootHost, WorkerHost
-from oakestra.simulation.user import User
+from oakestra.simulation.user import ADMINISTRATOR, User
 from oakestra.store.fake import Disk
 from oakestra.transport.fake import FakeHub
 
@@ -55,6 +58,7 @@ class World:
         self.story: list[str] = []
         self.complaints: list[str] = []
         self.vcpu_overcommit = vcpu_overcommit
+        self.closed: dict[str, str] = {}
         self.root = RootHost(self, RootTuning(resync_s=RESYNC_S))
         self.clusters: dict[str, ClusterHost] = {}
         self.workers: dict[str, WorkerHost] = {}
@@ -141,6 +145,31 @@ class World:
         self.say(f"mend {below.name} to {above.name}")
         self.hub.weather.one_way -= {(below.address, above.address), (above.address, below.address)}
         self.hub.heal(below.address, above.address)
+
+    # --- what operators do ---------------------------------------------------------------------------------------
+
+    async def set_availability(self, host: Host, word: str) -> None:
+        """Let a worker or cluster take instances, no new ones, or none at all. Raises what root answers."""
+        if isinstance(host, ClusterHost):
+            await self.root.ask(lambda root: root.set_cluster(ADMINISTRATOR, host.id, word))
+        elif isinstance(host, WorkerHost):
+            await self.call_cluster(host, "availability", {"worker": host.id, "availability": word})
+        self.closed[host.name] = word
+        if word == Availability.ACTIVE:
+            del self.closed[host.name]
+        self.say(f"{host.name} is {word}")
+
+    async def call_cluster(self, worker: WorkerHost, method: str, arguments: Mapping[str, Any]) -> None:
+        """Let root ask a worker's cluster something. Raises what is answered, or `Unavailable`."""
+        tier = self.root.tier
+        if tier is None:
+            raise Unavailable("root does not answer")
+
+        async def asked() -> None:
+            async for _ in tier.call_worker(worker.cluster.id, WorkerId(""), method, arguments):
+                pass
+
+        await self.root.process.call(asked())
 
     # --- what is there ---------------------------------------------------------------------------------------
 

@@ -63,6 +63,8 @@ class Observed:
     """(number, restart) of runs that were once seen RUNNING or later."""
     now_s: float
     cut_off_s: float = 0.0
-    """For how long nothing was heard of the cluster."""
+    """For how long nothing was heard of the cluster, or since when this agent runs."""
+    heard: bool = True
+    """Whether this agent ever heard the cluster."""
     health: Mapping[int, Course] = field(default_factory=dict)
     """How each running instance that has a health check is doing."""

@@ -118,6 +118,8 @@ def _must_rest(observed: Observed, instance: LocalInstance) -> bool:
 
 def _make(observed: Observed, instance: LocalInstance) -> Step | None:
     number = instance.number
+    if instance.spec.disconnect.stop_after_s is not None and not observed.heard:
+        return None  # an earlier agent may have stopped it because the cluster was away, and it still is
     if (number, instance.restart) in observed.ran or instance.given_up:
         return Rerun(number, instance.crashes)
     if instance.healthy:

@@ -220,10 +220,10 @@ class Worker:
 
     async def _until_silent(self) -> None:
         """Return when the cluster was silent for long, or says that it does not know this worker."""
-        self._heard_s = self._clock.uptime_s()
+        since_s = self._clock.uptime_s()
         self._unknown.clear()
         await asyncio.sleep(JOIN_AGAIN_S)
-        while (left_s := self._heard_s + SILENT_S - self._clock.uptime_s()) > 0:
+        while (left_s := max(self._heard_s, since_s) + SILENT_S - self._clock.uptime_s()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._unknown.wait()
@@ -350,6 +350,7 @@ class Worker:
             ran=frozenset(self._ran),
             now_s=now_s,
             cut_off_s=now_s - max(self._heard_s, self._since_s),
+            heard=self._heard_s >= self._since_s,
         )
 
     def _watched(self, observed: Observed) -> Observed:

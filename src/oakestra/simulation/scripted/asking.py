@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from oakestra.model.errors import Invalid
 from oakestra.model.ids import WorkerId
 from oakestra.root.operations import Operations
-from oakestra.simulation.hosts import ClusterHost, WorkerHost
+from oakestra.simulation.hosts import ClusterHost
 from oakestra.simulation.scripted.stage import Stage
 from oakestra.simulation.scripted.words import Run, Verb, exactly
 from oakestra.simulation.user import ADMINISTRATOR
@@ -97,11 +96,7 @@ class Asking:
     def _availability(self, word: str) -> Run:
         async def change(words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
             host = self._stage.host(exactly(words, 1)[0])
-            if isinstance(host, ClusterHost):
-                await self._ask(lambda root: root.set_cluster(ADMINISTRATOR, host.id, word))
-            else:
-                worker = self._stage.worker(host.name)
-                await self._call(worker, "availability", {"worker": worker.id, "availability": word})
+            await self._stage.world.set_availability(host, word)
             yield f"{host.name} is {word}"
 
         return change
@@ -112,17 +107,5 @@ class Asking:
             await self._ask(lambda root: root.remove_cluster(ADMINISTRATOR, host.id))
         else:
             worker = self._stage.worker(host.name)
-            await self._call(worker, "remove", {"worker": worker.id})
+            await self._stage.world.call_cluster(worker, "remove", {"worker": worker.id})
         yield f"{host.name} is no member any more"
-
-    async def _call(self, worker: WorkerHost, method: str, arguments: Mapping[str, Any]) -> None:
-        root = self._stage.world.root
-        tier = root.tier
-        if tier is None:
-            raise Invalid("root does not answer")
-
-        async def asked() -> None:
-            async for _ in tier.call_worker(worker.cluster.id, _NOBODY, method, arguments):
-                pass
-
-        await root.process.call(asked())
