@@ -34,7 +34,7 @@ def finished(observed: Observed) -> Iterator[Relieve | Withdraw]:
             yield Withdraw(
                 key=record.leaving_key, worker=record.leaving.worker, reason=f"worker {name} is lost"
             )
-        elif _is_ready(observed, record):
+        elif _is_proven(observed, record):
             yield from _succeeded(observed, record)
         elif record.worker is not None and (why := _gives_up(observed, record)):
             yield Withdraw(key=record.key, worker=record.worker, reason=why)
@@ -82,7 +82,7 @@ def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) 
         return ""
     if worker.record.availability is Availability.DRAINING:
         return f"worker {worker.record.name} is drained"
-    if spec is not None and record.revision < spec.revision:
+    if spec is not None and not spec.covers(record.revision):
         return f"updated to revision {spec.revision}"
     return ""
 
@@ -116,7 +116,7 @@ def _gives_up(observed: Observed, record: SlotRecord) -> str:
     spec = observed.services.get(record.placed.service)
     if worker is not None and worker.record.availability is Availability.DRAINING:
         return f"worker {worker.record.name} is drained"
-    if spec is not None and record.revision < spec.revision:
+    if spec is not None and not spec.covers(record.revision):
         return f"updated to revision {spec.revision} before it was ready"
     return ""
 
@@ -124,16 +124,22 @@ def _gives_up(observed: Observed, record: SlotRecord) -> str:
 def _moving(observed: Observed) -> Counter[ServiceId]:
     """Count what of each service is on its way: has a successor that is not ready, or no ready instance at all."""
     counted: Counter[ServiceId] = Counter()
+    making_room = {key.slot for id, key in observed.withdrawals if not _is_lost(observed, id)}
     for slot, record in observed.slots.items():
         spec = observed.services.get(slot.service)
-        updated = spec is not None and record.revision == spec.revision
-        if (
-            record.leaving is not None
-            or record.worker is None
-            or (updated and not _is_ready(observed, record))
-        ):
+        updated = spec is not None and spec.covers(record.revision)
+        # what only waits for room is not on its way: counting it would let nothing else of its service ever move
+        on_its_way = (
+            slot in making_room if record.worker is None else updated and not _is_proven(observed, record)
+        )
+        if record.leaving is not None or on_its_way:
             counted[slot.service] += 1
     return counted
+
+
+def _is_lost(observed: Observed, id: WorkerId) -> bool:
+    worker = observed.workers.get(id)
+    return worker is None or worker.liveness is Liveness.LOST
 
 
 def _successor(
@@ -165,6 +171,11 @@ def fits_after(spec: ServiceSpec, worker: WorkerId | None, candidates: list[Work
     own = {(port.protocol.value, port.host_port) for port in spec.ports}
     freed = replace(here, free=here.free + spec.resources, ports_taken=here.ports_taken - own)
     return isinstance(choose_worker(Request.of(spec), [freed]), Choice)
+
+
+def _is_proven(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether an instance has been ready for as long as its service asks of a successor."""
+    return _is_ready(observed, record) and record.key not in observed.unproven_s
 
 
 def _is_ready(observed: Observed, record: SlotRecord) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord, WorkerView
 from oakestra.model.ids import ServiceId, WorkerId
@@ -47,6 +47,8 @@ class Observed:
     """First worker subnet index that root leased to this cluster, and how many."""
     root_known: bool
     """Root's assignment was received by this store, so what it does not name is nobody's."""
+    unproven_s: Mapping[InstanceKey, float] = field(default_factory=dict)
+    """What is ready, but has not been for as long as its service's update policy asks, and how much is missing."""
     adopting: bool
     """The store is new: workers that ran instances before may not have reported them yet."""
 
@@ -88,5 +90,17 @@ def observe(
         workers=workers,
         lease=(state.root.subnet_first, state.root.subnet_count),
         root_known=state.root.applied != Version(),
+        unproven_s=_unproven_s(state, now_s),
         adopting=now_s < adopt_until_s,
     )
+
+
+def _unproven_s(state: ClusterState, now_s: float) -> Mapping[InstanceKey, float]:
+    missing: dict[InstanceKey, float] = {}
+    for view in state.views.values():
+        for key, (_, since_s) in view.ready_since.items():
+            spec = state.services.get(key.service)
+            left_s = spec.update.min_ready_s - (now_s - since_s) if spec is not None else 0.0
+            if left_s > 0:
+                missing[key] = left_s
+    return missing

@@ -182,12 +182,13 @@ Attempt = tuple[WorkerId | None, InstanceKey]
 
 
 def serving(observed: Observed, record: SlotRecord) -> tuple[Attempt, InstanceStatus | None]:
-    """Return which attempt a slot's traffic goes to, and what was seen of it: the current one, if it is ready or alone.
+    """Return which attempt a slot's traffic goes to, and what was seen of it: the current one, if it is proven or alone.
 
     An earlier one of which nothing was heard since this process started may well serve: it is not given up for that.
     """
     current = _status(observed, record.worker, record.key)
-    if record.leaving is None or (current is not None and current.ready):
+    proven = current is not None and current.ready and record.key not in observed.unproven_s
+    if record.leaving is None or proven:
         return (record.worker, record.key), current
     holder = observed.workers.get(record.leaving.worker)
     earlier = _status(observed, record.leaving.worker, record.leaving_key)

@@ -133,6 +133,18 @@ class WorkerView:
     answered_s: float = float("-inf")
     """When a beat of its was last answered."""
     machine: MachineUsage = field(default_factory=MachineUsage)
+    ready_since: dict[InstanceKey, tuple[int, float]] = field(default_factory=dict)
+    """Of every instance that is ready: its restart, and since when it has been ready without a pause."""
+
+    def note_ready(self, now_s: float) -> None:
+        """Note since when what the report says is ready has been so."""
+        ready = [status for status in self.report.statuses if status.ready] if self.report else []
+        before = self.ready_since
+        self.ready_since = {}
+        for status in ready:
+            restart, since_s = before.get(status.key, (status.restart, now_s))
+            same = restart == status.restart
+            self.ready_since[status.key] = (status.restart, since_s if same else now_s)
 
 
 class ClusterState:

@@ -57,12 +57,12 @@ def seen(before: Seen, after: Seen, observed: Observed) -> Iterator[Event]:
 
 
 def liveness(before: Mapping[WorkerId, Liveness], observed: Observed) -> Iterator[Event]:
-    """Yield whose liveness is another than before; who was not there before joined."""
+    """Yield who was lost or came back; who was not there before joined. On a bad link everybody is suspected often."""
     for id, worker in sorted(observed.workers.items()):
         name = worker.record.name
         if id not in before:
             continue
-        if before[id] is not worker.liveness:
+        if before[id] is not worker.liveness and Liveness.LOST in (before[id], worker.liveness):
             yield Event(
                 kind=EventKind.LIVENESS, reason=f"worker {name} is {worker.liveness.value}", subject=name
             )

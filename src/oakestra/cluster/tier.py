@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from oakestra.cluster import story
-from oakestra.cluster.decisions import Decision
+from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, WorkerSeen, observe
 from oakestra.cluster.plan import plan
@@ -237,6 +237,7 @@ class Cluster:
                 report = decode(payload, WorkerReport)
                 if not outdated(view.report.version if view.report else None, report.version):
                     view.report = report
+                    view.note_ready(self._clock.uptime_s())
                 self._loop.wake()
             elif channel is Channel.BEAT:
                 self._beaten(worker, decode(payload, Beat))
@@ -302,7 +303,8 @@ class Cluster:
             self._down.send(worker, Channel.SET, payload)
         self._forget_measurements(observed)
         self._report_to_root(observed)
-        return self._next_deadline_s(observed)
+        turned = any(isinstance(decision, Relieve) for decision in decisions)
+        return 0.0 if turned else self._next_deadline_s(observed)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         statuses = {
@@ -367,6 +369,8 @@ class Cluster:
     def _next_deadline_s(self, observed: Observed) -> float | None:
         now_s = self._clock.uptime_s()
         due = [self._judged_again_s(id, worker) for id, worker in observed.workers.items()]
+        moving = [record for record in observed.slots.values() if record.leaving is not None]
+        due += [observed.unproven_s[record.key] for record in moving if record.key in observed.unproven_s]
         if observed.adopting:
             due.append(self._adopt_until_s - now_s)
         if self._resend:
@@ -392,7 +396,8 @@ class Cluster:
     def _patience(self, view: WorkerView) -> Patience:
         """Return how long a worker may be silent: long, while nothing but TCP, which stalls, comes from it."""
         tuning = self._tuning
-        if view.beaten_s is None or self._clock.uptime_s() - view.beaten_s > tuning.slow_lost_after_s:
+        last_s = view.last_seen_s or 0.0
+        if view.beaten_s is None or last_s - view.beaten_s > tuning.slow_lost_after_s:
             slow_s = max(tuning.slow_lost_after_s, tuning.lost_after_s)
             return Patience(suspect_after_s=slow_s * 2 / 3, lost_after_s=slow_s)
         return Patience(suspect_after_s=tuning.suspect_after_s, lost_after_s=tuning.lost_after_s)
@@ -416,7 +421,7 @@ class Cluster:
             self._suspects.clear()
             if not self._asking:
                 await self._suspects.wait()
-            for worker in tuple(self._asking):
+            for worker in sorted(self._asking):
                 if self._beats is not None:
                     self._beats.probe(worker)
             await asyncio.sleep(PROBE_EVERY_S)

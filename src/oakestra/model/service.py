@@ -172,6 +172,8 @@ class UpdatePolicy:
     order: UpdateOrder = UpdateOrder.START_FIRST
     parallel: int = 1
     """So many instances may be on their way, or away, at once in each cluster."""
+    min_ready_s: float = 2.0
+    """A successor must have been ready for so long before its predecessor goes, and before the next one follows."""
     monitor_s: float = 10.0
     """An update is done when all of it has been ready for so long."""
     progress_deadline_s: float = 300.0
@@ -204,6 +206,8 @@ class ServiceSpec:
     """`application.namespace.service.namespace`, as shown to people and used as DNS name."""
     revision: int = 0
     """Grows with every change of this spec."""
+    same_as: tuple[int, ...] = ()
+    """Earlier revisions that were exactly like this one, as after going back: their instances may stay."""
     virtualization: str = "docker"
     image: str = ""
     command: tuple[str, ...] = ()
@@ -224,6 +228,10 @@ class ServiceSpec:
     disconnect: DisconnectPolicy = field(default_factory=DisconnectPolicy)
     constraints: tuple[Constraint, ...] = ()
     addresses: ServiceAddresses = field(default_factory=ServiceAddresses)
+
+    def covers(self, revision: int) -> bool:
+        """Tell whether an instance of that revision is as this one asks for."""
+        return revision == self.revision or revision in self.same_as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

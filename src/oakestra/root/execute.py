@@ -127,7 +127,11 @@ def rolled_back(service: ServiceRecord, reason: str, now_wall_s: float) -> Servi
     assert service.earlier is not None, "only what was updated is rolled back"
     return replace(
         service,
-        spec=replace(service.earlier.spec, revision=service.spec.revision + 1),
+        spec=replace(
+            service.earlier.spec,
+            revision=service.spec.revision + 1,
+            same_as=(*service.earlier.spec.same_as, service.earlier.spec.revision),
+        ),
         document=service.earlier.document,
         earlier=None,
         rollout=Rollout(

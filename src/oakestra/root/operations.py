@@ -232,13 +232,14 @@ class Operations:
                 addresses=service.spec.addresses,
             ),
             revision=service.spec.revision,
+            same_as=service.spec.same_as,
         )
         if spec == service.spec:
             return service
         now_wall_s = self._clock.wall_s()
         updated = replace(
             service,
-            spec=replace(spec, revision=service.spec.revision + 1),
+            spec=replace(spec, revision=service.spec.revision + 1, same_as=()),
             document=wanted.document,
             earlier=Earlier(spec=service.spec, document=service.document),
             rollout=Rollout(state=RolloutState.ROLLING, began_wall_s=now_wall_s, moved_wall_s=now_wall_s),

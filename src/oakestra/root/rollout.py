@@ -77,7 +77,7 @@ def _further(
 
 
 def _is_updated(status: InstanceStatus | None, service: ServiceRecord) -> bool:
-    fits = status is not None and status.revision == service.spec.revision
+    fits = status is not None and service.spec.covers(status.revision)
     return fits and status is not None and (status.ready or status.phase is Phase.COMPLETED)
 
 

@@ -10,6 +10,8 @@ SELF_SUSPICION_RATIO = 0.3
 """When more of those it watches than this fall silent at once, the watcher suspects itself first …"""
 SELF_SUSPICION_LEAST = 3
 """… unless they are so few that it may well be chance,"""
+BEAT_S = 2.0
+"""Between two beats: of those that fall silent at one moment, one was heard so much later than another."""
 TOGETHER_S = 5.0
 """where at once means within so long;"""
 BENEFIT_S = 10.0
@@ -53,10 +55,13 @@ def benefit_of_doubt_s(silences: Sequence[tuple[float, Patience]]) -> float:
     """Return how much longer to wait before anybody is lost: more than nothing when many fell silent together.
 
     Each silence comes with the patience it is judged by. It is far likelier that our own link is broken, or that we
-    were stopped for a while, than that a third of the machines died within seconds.
+    were stopped for a while, than that a third of the machines died within seconds. When the first of them is to be
+    called lost, the others have been silent for up to a beat less.
     """
     together = sum(
-        patience.lost_after_s < silent_s <= patience.lost_after_s + TOGETHER_S + BENEFIT_S
+        min(patience.suspect_after_s, patience.lost_after_s - BEAT_S)
+        < silent_s
+        <= patience.lost_after_s + TOGETHER_S + BENEFIT_S
         for silent_s, patience in silences
     )
     heard = sum(silent_s <= patience.lost_after_s + TOGETHER_S + BENEFIT_S for silent_s, patience in silences)

@@ -15,7 +15,7 @@ PROGRESS_S = (5, 86400)
 
 _CALLED_HERE = {
     "parallelism": "parallel", "max_parallel": "parallel", "maxUnavailable": "parallel", "maxSurge": "parallel",
-    "monitor": "monitor_s", "min_healthy_time": "monitor_s", "minReadySeconds": "monitor_s",
+    "monitor": "monitor_s", "min_healthy_time": "min_ready_s", "minReadySeconds": "min_ready_s",
     "progress_deadline": "progress_deadline_s", "progressDeadlineSeconds": "progress_deadline_s",
     "healthy_deadline": "progress_deadline_s", "auto_revert": "rollback", "failure_action": "rollback",
 }  # fmt: skip
@@ -29,6 +29,9 @@ UPDATE_POLICY = closed(
         ),
         "parallel": described(
             between(1, PARALLEL_MAX), "So many instances are on their way at once in each cluster."
+        ),
+        "min_ready_s": described(
+            seconds(MONITOR_S), "A successor is ready for so long before its predecessor goes."
         ),
         "monitor_s": described(seconds(MONITOR_S), "Done when all of it was ready for so long."),
         "progress_deadline_s": described(

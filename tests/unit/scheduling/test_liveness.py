@@ -44,6 +44,7 @@ def test_one_or_two_that_die_are_lost_at_once_however_small_the_fleet() -> None:
 
 def test_when_many_fall_silent_together_the_listener_suspects_itself() -> None:
     assert benefit(5.0, 5.1, 5.2, 0.1, 0.1) == BENEFIT_S
+    assert benefit(4.6, 2.7, 3.4, 0.1, 0.1) == BENEFIT_S, "already when the first would be lost"
     assert benefit(*[5.0] * 3, *[0.1] * 8) == 0.0, "three of eleven may be three"
     assert benefit(*[5.0] * 3, *[500.0] * 90) == BENEFIT_S, "who was lost long ago says nothing about now"
 
