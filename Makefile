@@ -17,3 +17,4 @@ sim: ## two thousand seeds of small fleets
 
 golden: ## write anew what is generated; review the difference
 	$(bin)/python -m oakestra.cli.grammar.reference > docs/reference/cli.md
+	$(bin)/python tests/simulation/test_scripts.py --write

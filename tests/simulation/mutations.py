@@ -14,12 +14,13 @@ from multiprocessing import get_context
 from typing import Any
 
 from oakestra.cluster import execute as cluster_execute
-from oakestra.cluster import ledger, render
+from oakestra.cluster import ledger, moves, render
 from oakestra.cluster import observe as cluster_observe
 from oakestra.cluster import plan as cluster_plan
 from oakestra.cluster import tier as cluster_tier
 from oakestra.model.address import Route
 from oakestra.model.instance import InstanceStatus
+from oakestra.root import observe as root_observe
 from oakestra.root import operations
 from oakestra.root import plan as root_plan
 from oakestra.root import tier as root_tier
@@ -100,7 +101,42 @@ def what_runs_is_not_adopted_by_a_cluster() -> None:
 
 
 def refusals_are_not_heard() -> None:
-    _put(root_plan, "_refusal", lambda *_: "")
+    real = root_plan._why_move
+
+    def why_move(observed: Any, record: Any, spec: Any) -> str:
+        cluster = observed.clusters.get(record.cluster)
+        deaf = cluster is not None and cluster.liveness is not Liveness.LOST
+        return "" if deaf else real(observed, record, spec)
+
+    _put(root_plan, "_why_move", why_move)
+
+
+def lost_clusters_are_never_noticed() -> None:
+    _put(root_observe, "judge", lambda *_, **__: Liveness.LIVE)
+
+
+def updates_reach_only_new_instances() -> None:
+    real = moves._why_move
+
+    def why_move(observed: Any, record: Any, spec: Any) -> str:
+        why = real(observed, record, spec)
+        return "" if why.startswith("updated") else why
+
+    _put(moves, "_why_move", why_move)
+
+
+def drained_workers_keep_what_they_have() -> None:
+    real = moves._why_move
+
+    def why_move(observed: Any, record: Any, spec: Any) -> str:
+        why = real(observed, record, spec)
+        return "" if why.endswith("drained") else why
+
+    _put(moves, "_why_move", why_move)
+
+
+def predecessors_stay_beside_their_successors() -> None:
+    _put(cluster_plan, "finished", lambda *_: iter(()))
 
 
 def what_ended_is_not_started_again() -> None:
@@ -206,6 +242,10 @@ MUTATIONS: tuple[Break, ...] = (
     what_runs_is_not_adopted_by_a_worker,
     what_runs_is_not_adopted_by_a_cluster,
     refusals_are_not_heard,
+    lost_clusters_are_never_noticed,
+    updates_reach_only_new_instances,
+    drained_workers_keep_what_they_have,
+    predecessors_stay_beside_their_successors,
     what_ended_is_not_started_again,
     namespaces_are_left_behind,
     requests_are_answered_before_they_are_durable,
@@ -242,6 +282,13 @@ def hunt(name: str) -> Hunted:
         if played.wrong:
             return Hunted(name, seed, played.wrong[0].strip().splitlines()[-1])
     return Hunted(name, None, "nobody noticed")
+
+
+def break_everything() -> int:
+    """Put every bug in at once, into this very process; return how many there are."""
+    for mutation in MUTATIONS:
+        mutation()
+    return len(MUTATIONS)
 
 
 def hunt_all(names: Sequence[str] = ()) -> list[Hunted]:

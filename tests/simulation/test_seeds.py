@@ -5,31 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 
-from oakestra.simulation.seeds import Played, play
+from oakestra.simulation.seeds import Played, play, play_many
 
 SEEDS = 200
-BATCH = 10
 
 
 @pytest.mark.timeout(600)
 def test_small_fleets_heal() -> None:
     """Goal: every promise of `simulation.checkers`. Method: each seed is a fleet and its faults; all cores play."""
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        played = list(pool.map(play, range(SEEDS), chunksize=BATCH))
-    red = [one.summary for one in played if one.wrong]
+    red = [played.summary for played in play_many(range(SEEDS)) if played.wrong]
     assert not red, "\n".join(red[:5])
 
 
 def test_a_seed_is_the_same_story_in_every_process() -> None:
     """Goal: a red seed can be studied anywhere. Method: two processes that order their sets differently."""
-    told = {_told(seed=7, hash_seed=hash_seed) for hash_seed in ("1", "2")}
+    told = {_told(seed=4, hash_seed=hash_seed) for hash_seed in ("1", "2")}
     assert len(told) == 1
-    assert play(7).digest in told.pop()
+    assert play(4).digest in told.pop()
 
 
 def test_a_red_seed_says_how_to_play_it_again() -> None:
@@ -39,7 +34,7 @@ def test_a_red_seed_says_how_to_play_it_again() -> None:
 
 
 def _told(*, seed: int, hash_seed: str) -> str:
-    command = [sys.executable, "-m", "oakestra", "sim", "seed", str(seed)]
+    command = [sys.executable, "-m", "oakestra", "sim", "seed", str(seed), "--count", "6", "--jobs", "1"]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}  # noqa: TID251 - the point of the test
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout

@@ -31,6 +31,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     )
     seed.add_argument("seed", metavar="SEED", type=int, help="which one")
     seed.add_argument("--count", type=int, default=1, metavar="K", help="play so many seeds, from SEED on")
+    seed.add_argument("--jobs", type=int, metavar="N", help="on so many cores (all)")
     seed.add_argument("--story", action="store_true", help="print everything that happens")
     seed.set_defaults(run=play)
 
@@ -61,8 +62,7 @@ def play(args: argparse.Namespace) -> int:
     from oakestra.simulation import seeds
 
     red = 0
-    for seed in range(args.seed, args.seed + args.count):
-        played = seeds.play(seed)
+    for played in seeds.play_many(range(args.seed, args.seed + args.count), jobs=args.jobs):
         if args.story:
             print("\n".join(played.story))
         print(played.summary, flush=True)

@@ -194,6 +194,7 @@ def unsettled(world: World) -> Iterator[str]:
             worker, key = place
             rightful[worker.name].add(key)
             yield from _runs(worker, key, record)
+            yield from _outdated(world, worker, key)
             yield from _stays_for_no_reason(world, worker, record)
         elif place:
             yield place
@@ -300,6 +301,19 @@ def _runs(worker: WorkerHost, key: InstanceKey, record: SlotRecord) -> Iterator[
         yield f"root says of {_short(key)}, which runs: {status}"
     elif status.worker != worker.id or status.namespace != _attached(worker, instance.number):
         yield f"root says that {_short(key)} is elsewhere: {status}"
+
+
+def _outdated(world: World, worker: WorkerHost, key: InstanceKey) -> Iterator[str]:
+    """Every instance is of its service's latest revision, unless its worker takes nothing new.
+
+    An instance that is away and must not be replaced counts as the one that may be away, so others wait for it.
+    """
+    assert world.root.tier is not None, "asked only when root is up"
+    spec = world.root.tier.state.services[key.service].spec
+    for instance in worker.tier.desired.instances if worker.tier is not None else ():
+        outdated = instance.key == key and not spec.covers(instance.spec.revision)
+        if outdated and _is_open(worker) and spec.disconnect.replace:
+            yield f"{_short(key)} is of revision {instance.spec.revision}, {spec.name} has {spec.revision}"
 
 
 def _attached(worker: WorkerHost, number: int) -> InstanceAddress | None:

@@ -262,6 +262,8 @@ class FakeMachine:
         return MachineUsage(cpu_ratio=0.1, memory_ratio=0.1, memory_available_mib=100, disk_ratio=0.1)
 
 
+EXITS = "SIM_EXIT="
+EXITS_AFTER_S = 0.3
 TRIED_AGAIN_S = 0.3
 """A step that failed is not repeated sooner, however often the agent is woken."""
 
@@ -280,7 +282,12 @@ class WatchedRuntime(FakeRuntime):
         await self._patiently(spec.number, "create", super().create(spec))
 
     async def start(self, number: int) -> None:
+        """Start a process; with SIM_EXIT=CODE in its environment it ends a moment later."""
         await self._patiently(number, "start", super().start(number))
+        spec = self.host.specs.get(number)
+        codes = [text for text in spec.environment if text.startswith(EXITS)] if spec is not None else []
+        for text in codes:
+            asyncio.get_running_loop().call_later(EXITS_AFTER_S, self.exit, number, int(text[len(EXITS) :]))
 
     async def delete(self, number: int) -> None:
         await self._patiently(number, "delete", super().delete(number))

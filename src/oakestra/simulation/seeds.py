@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from random import Random
 
 from oakestra.control.entropy import Entropy
@@ -59,6 +60,16 @@ def play(seed: int) -> Played:
     return virtual_time.run(_play(seed))
 
 
+def play_many(seeds: Sequence[int], *, jobs: int | None = None) -> Iterator[Played]:
+    """Play seeds on every core, or on so many; yield how each went, in their order."""
+    count = min(jobs or os.cpu_count() or 1, len(seeds))
+    if count <= 1:
+        yield from map(play, seeds)
+        return
+    with ProcessPoolExecutor(max_workers=count, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(play, seeds, chunksize=max(1, min(10, len(seeds) // count)))
+
+
 def draw_shape(random: Random) -> Shape:
     """Return a small fleet of unequal machines."""
     return Shape(
@@ -81,7 +92,7 @@ async def _play(seed: int) -> Played:
     settled_s = float("inf")
     async with asyncio.TaskGroup() as group:
         world = World(seed, draw_shape(entropy.stream("shape")), group=group, vcpu_overcommit=2.0)
-        with _heard(world):
+        with world.heard():
             world.start()
             watching = group.create_task(_watch(world))
             using = group.create_task(_use(world, entropy.stream("user's pace"), until_s=10.0 + CHAOS_S))
@@ -150,22 +161,3 @@ async def _settle(world: World) -> float:
     for sentence in unsettled(world):
         world.complain(f"not settled any more: {sentence}")
     return settled_s
-
-
-@contextmanager
-def _heard(world: World) -> Iterator[None]:
-    """Let what the tiers log as their own bug count as wrong."""
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.exc_info:
-                world.complain(f"{record.name}: {self.format(record)}")
-
-    logger, ear = logging.getLogger("oakestra"), Ear(logging.ERROR)
-    logger.addHandler(ear)
-    propagates, logger.propagate = logger.propagate, False
-    try:
-        yield
-    finally:
-        logger.removeHandler(ear)
-        logger.propagate = propagates

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,18 @@ def machine(*, memory_mib: int = 1024, vcpus: int = 2, architecture: str = "amd6
         architecture=architecture,
         virtualizations=("docker",),
     )
+
+
+class _Ear(logging.Handler):
+    """Hears of exceptions that nobody expected."""
+
+    def __init__(self, complain: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._complain = complain
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self._complain(f"{record.name}: {self.format(record)}")
 
 
 class World:
@@ -98,6 +112,18 @@ class World:
         """Report something that must never happen."""
         self.say(f"WRONG: {text}")
         self.complaints.append(f"at {self.now_s:.3f} s: {text}")
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Let what the tiers log as their own bug count as wrong, and nothing else they log be seen."""
+        logger, ear = logging.getLogger("oakestra"), _Ear(self.complain)
+        logger.addHandler(ear)
+        propagates, logger.propagate = logger.propagate, False
+        try:
+            yield
+        finally:
+            logger.removeHandler(ear)
+            logger.propagate = propagates
 
     @property
     def digest(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from oakestra.model.errors import Invalid
@@ -27,6 +28,7 @@ class Stage:
         self.tell_everything = False
         self._group = group
         self._seed = seed
+        self._hearing = ExitStack()
         self._world: World | None = None
         self._narrator: Narrator | None = None
         self._watch: Watch | None = None
@@ -57,6 +59,7 @@ class Stage:
         world = self._world = World(self._seed, shape, group=self._group, vcpu_overcommit=8.0)
         self._narrator = Narrator(world, self.names)
         self._watch = Watch(world)
+        self._hearing.enter_context(world.heard())
         world.start()
         return world
 
@@ -64,6 +67,7 @@ class Stage:
         """Switch everything off."""
         for host in self._world.hosts.values() if self._world is not None else ():
             await host.kill()
+        self._hearing.close()
 
     def news(self) -> Iterator[str]:
         """Yield what happened since the last time, and what must never happen."""

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from oakestra.cluster.state import Availability
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ServiceId
 from oakestra.model.instance import Slot
 from oakestra.root.state import SlotRecord
+from oakestra.simulation.checkers import key_of
 from oakestra.simulation.hosts import ClusterHost, RootHost
 from oakestra.simulation.world import World
 from oakestra.store.event_log import EventLog
@@ -89,8 +91,8 @@ def instances(world: World, names: Names) -> Iterator[str]:
     if world.root.tier is None:
         yield "root does not answer"
         return
-    rows = [_row(world, names, record) for record in _records(world)]
-    yield from table(("INSTANCE", "STATE", "READY", "WHERE", "ATTEMPT", "ADDRESS"), rows)
+    rows = sorted(_row(world, names, record) for record in _records(world))
+    yield from table(("INSTANCE", "STATE", "READY", "WHERE", "ATTEMPT", "RESTARTS", "ADDRESS"), rows)
     if not rows:
         yield "nobody asked for anything"
 
@@ -107,6 +109,7 @@ def _row(world: World, names: Names, record: SlotRecord) -> tuple[str, ...]:
         "yes" if status is not None and status.ready else "no",
         worker.name if worker is not None else cluster.name if cluster is not None else "-",
         attempt,
+        str(status.restart) if status is not None else "-",
         record.address.v4,
     )
 
@@ -120,10 +123,7 @@ def workers(world: World, names: Names) -> Iterator[str]:
     """Yield every worker: what runs on it, as a look at the machine tells."""
     rows: list[tuple[str, ...]] = []
     for worker in world.workers.values():
-        running = [
-            names.slot(instance.key.slot)
-            for instance in (worker.tier.desired.instances if worker.tier is not None else ())
-        ]
+        there = [_container(names, seen) for seen in worker.kept.containers.containers.values()]
         has = worker.machine.offered.resources
         rows.append(
             (
@@ -131,10 +131,15 @@ def workers(world: World, names: Names) -> Iterator[str]:
                 "up" if worker.alive else "down" if worker.powered else "off",
                 _availability(worker.cluster, worker.id),
                 f"{has.memory_mib} MiB, {has.vcpus} vCPUs",
-                " ".join(sorted(running)) or "-",
+                " ".join(sorted(there)) or "-",
             )
         )
-    yield from table(("WORKER", "AGENT", "AVAILABILITY", "HAS", "HOLDS"), rows)
+    yield from table(("WORKER", "AGENT", "AVAILABILITY", "HAS", "RUNS"), rows)
+
+
+def _container(names: Names, seen: ContainerSeen) -> str:
+    name = names.slot(key_of(seen).slot)
+    return name if seen.state is ContainerState.RUNNING else f"{name}({seen.state.value})"
 
 
 def _availability(cluster: ClusterHost, id: str) -> str:
