@@ -873,7 +873,7 @@ def test_no_line_is_lost_while_files_are_rotated(bench: Bench) -> None:
         numbers = [int(line) for line in received.splitlines()[:-1]]
         assert numbers == list(range(1, lines + 1))
         directory = bench.root / "state/logs/1"
-        assert sorted(path.name for path in directory.iterdir()) == ["log", "log.1"]
+        await until(lambda: sorted(path.name for path in directory.iterdir()) == ["log", "log.1"])
         kept = (await output(runtime, 1)).splitlines()
         assert kept == [*map(str, range(lines - len(kept) + 2, lines + 1)), "done"]
         assert len(kept) < lines / 2, "nothing was rotated away"

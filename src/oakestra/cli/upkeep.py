@@ -212,13 +212,18 @@ def _all_at(service: Document) -> bool:
     """Tell whether every instance is ready on the service's own revision; an update that failed stays where it is."""
     if (service["rollout"] or {}).get("state") == "failed":
         return True
-    wanted = [instance for instance in service["instances"] if instance["wanted"]]
-    return all(one["ready"] and one["revision"] == service["spec"]["revision"] for one in wanted)
+    return all(_is_there(one, service) for one in service["instances"] if one["wanted"])
+
+
+def _is_there(instance: Document, service: Document) -> bool:
+    """Tell whether an instance is ready and as the service asks: of its revision, or of one that was exactly like it."""
+    spec = service["spec"]
+    return bool(instance["ready"]) and instance["revision"] in (spec["revision"], *spec["same_as"])
 
 
 def _progress(service: Document) -> str:
     wanted = [instance for instance in service["instances"] if instance["wanted"]]
     revision = service["spec"]["revision"]
-    there = sum(one["ready"] and one["revision"] == revision for one in wanted)
+    there = sum(_is_there(one, service) for one in wanted)
     state = (service["rollout"] or {}).get("state", "")
     return f"revision {revision}: {there}/{len(wanted)} instances ready{f' ({state})' if state else ''}"
