@@ -55,6 +55,9 @@ class Logs:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         current, previous = directory / "log", directory / "log.1"
         self._asked_s.pop(number, None)
+        (directory / "log.tmp").unlink(
+            missing_ok=True
+        )  # of a conmon that ended before it was read that it should reopen
         if _same_file(current, previous):  # nobody is left who could reopen it
             current.unlink()
         elif _size(current) > self._size_max:

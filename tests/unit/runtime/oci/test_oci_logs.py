@@ -180,8 +180,10 @@ def test_a_restart_finishes_what_its_predecessor_left(live: Live) -> None:
         room.conmon.say("new")
         assert await room.read() == "cut \nerrors too \nnew\n"
         (room.directory / "log.1").hardlink_to(room.directory / "log")
+        (room.directory / "log.tmp").touch()
         room.restart()
         room.conmon.say("newest")
+        assert sorted(path.name for path in room.directory.iterdir()) == ["log", "log.1"]
         assert await room.read() == "cut \nerrors too \nnew\nnewest\n"
 
     live(story)
