@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,12 @@ pytest_plugins = ("lab_fixture",)
 
 settings.register_profile("oakestra", deadline=None, print_blob=True)
 settings.load_profile("oakestra")  # machines are shared and noisy: how long an example takes says nothing
+
+
+def pytest_configure() -> None:
+    # a shell that starts the tests in the background lets them, and so whatever they start, ignore it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -60,7 +60,7 @@ def test_who_goes_away_takes_the_command_along(shop: Fleet) -> None:
         assert asking.stdout.readline() == "begun\n"
         assert sleeping() != "0\n"
         asking.send_signal(signal.SIGINT)
-        assert asking.wait() == 130
+        assert asking.wait(timeout=30) == 130
     until(lambda: sleeping() == "0\n")
 
 
