@@ -22,7 +22,7 @@ from oakestra.wire.native import AssignedSlot, ClusterAssignment, Version, Worke
 from oakestra.wire.sequence import digest
 
 SERVICE = ServiceId("a" * 24)
-TABLES = ("services", "slots", "withdrawals", "workers", "settings", "events")
+TABLES = ("services", "origins", "slots", "withdrawals", "workers", "settings", "events")
 STEPS = 80
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oakestra.model.errors import Unavailable
-from oakestra.store import Delete, Put, Store, StoreFailed
+from oakestra.store import Delete, Put, Renew, Store, StoreFailed
 from oakestra.store.fake import Disk, FakeStore
 from oakestra.store.records import Records
 from oakestra.store.sqlite import SCHEMAS, SqliteStore
@@ -49,6 +49,13 @@ def test_what_was_committed_is_there_after_a_restart(opener: Open) -> None:
 
 def test_the_epoch_belongs_to_the_disk_not_to_the_process(opener: Open) -> None:
     assert opener().epoch == opener().epoch == 5
+
+
+def test_a_new_epoch_begins_with_a_commit_and_stays(opener: Open) -> None:
+    store = opener()
+    asyncio.run(store.commit([Put("users", "a", b"1"), Renew(9)]))
+    assert store.epoch == opener().epoch == 9
+    assert opener().load()["users"] == {"a": b"1"}
 
 
 def test_commits_from_many_writers_are_kept_in_order(opener: Open) -> None:
@@ -106,6 +113,23 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreFailed, match="newer version"):
         SqliteStore(path, "root", fresh_epoch=1)
+
+
+def test_an_older_schema_is_brought_up_to_date_after_a_copy_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, schema = tmp_path / "cluster.db", SCHEMAS["cluster"]
+    monkeypatch.setitem(SCHEMAS, "cluster", schema[:1])
+    older = SqliteStore(path, "cluster", fresh_epoch=1)
+    asyncio.run(older.commit([Put("slots", "a", b"1")]))
+    older.close()
+    monkeypatch.setitem(SCHEMAS, "cluster", schema)
+    newer = SqliteStore(path, "cluster", fresh_epoch=2)
+    assert newer.epoch == 1
+    assert newer.load()["slots"] == {"a": b"1"}
+    assert newer.load()["origins"] == {}
+    newer.close()
+    assert path.with_name(f"cluster.db.before-v{len(schema)}").exists()
 
 
 def test_what_was_decided_before_a_failure_was_noticed_is_not_kept(opener: Open) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oakestra.model.service import PublishedPort, ServiceSpec, UpdateOrder, UpdatePolicy
+from oakestra.model.service import DisconnectPolicy, PublishedPort, ServiceSpec, UpdateOrder, UpdatePolicy
 from town import STEPS, Town, service
 
 
@@ -122,3 +122,16 @@ def test_what_cannot_go_anywhere_stays_and_says_why() -> None:
     town.worker(2, 1000)
     town.rest()
     assert not town.runs[first]
+
+
+def test_what_is_lost_and_must_not_be_replaced_keeps_nothing_else_from_moving() -> None:
+    town = Town()
+    ids = [town.worker(number, 300) for number in range(3)]
+    settled(town, service(disconnect=DisconnectPolicy(replace=False)), 3)
+    lost, drained, _ = ids
+    town.away.add(lost)
+    town.now_s += 60.0
+    town.drain(drained)
+    for _ in range(STEPS):
+        town.step()
+    assert not town.runs[drained]

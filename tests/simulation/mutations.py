@@ -23,6 +23,7 @@ from oakestra.model.instance import InstanceStatus
 from oakestra.root import observe as root_observe
 from oakestra.root import operations
 from oakestra.root import plan as root_plan
+from oakestra.root import state as root_state
 from oakestra.root import tier as root_tier
 from oakestra.scheduling.liveness import Liveness
 from oakestra.simulation.seeds import play
@@ -162,7 +163,7 @@ def requests_are_answered_before_they_are_durable() -> None:
 
 
 def addresses_in_use_are_given_away() -> None:
-    _put(operations, "_addresses_in_use", lambda _: iter(()))
+    _put(root_state, "addresses_in_use", lambda _: iter(()))
 
 
 def workers_that_are_unknown_do_not_join_again() -> None:

@@ -39,8 +39,16 @@ def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
         known = state.services.get(spec.id)
         if known is None or known.revision <= spec.revision:
             state.services.put(spec.id, spec)
+    for origin in assignment.origins:
+        state.origins.put(origin.service, origin)
     for assigned in assignment.slots:
-        _accept_slot(state, assigned.placed, SlotRecord(placed=assigned.placed, address=assigned.address))
+        fresh = SlotRecord(
+            placed=assigned.placed,
+            address=assigned.address,
+            epoch=assignment.version.epoch,
+            seen_on=assigned.seen_on,
+        )
+        _accept_slot(state, assigned.placed, fresh)
     for placed in assignment.withdrawn:
         record = state.slots.get(slot_key(placed.slot))
         if record is not None and record.placed.placement <= placed.placement:
@@ -59,7 +67,7 @@ def _accept_slot(state: ClusterState, placed: Placement, fresh: SlotRecord) -> N
         _vacate(state, record, reason="root placed the slot anew")
         state.slots.put(slot_key(placed.slot), fresh)
     elif record.placed == placed:
-        state.slots.put(slot_key(placed.slot), replace(record, address=fresh.address))
+        state.slots.put(slot_key(placed.slot), replace(record, address=fresh.address, epoch=fresh.epoch))
 
 
 def _vacate(state: ClusterState, record: SlotRecord, *, reason: str) -> None:
@@ -112,6 +120,7 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             state.withdrawals.remove(withdrawal_key(worker, key))
         case ForgetService(service=service):
             state.services.remove(service)
+            state.origins.remove(service)
         case GrantSubnet(worker=worker, index=index):
             known = state.workers[worker]
             granted = (*known.subnet_indexes, index)

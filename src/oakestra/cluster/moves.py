@@ -128,10 +128,13 @@ def _moving(observed: Observed) -> Counter[ServiceId]:
     for slot, record in observed.slots.items():
         spec = observed.services.get(slot.service)
         updated = spec is not None and spec.covers(record.revision)
-        # what only waits for room is not on its way: counting it would let nothing else of its service ever move
-        on_its_way = (
-            slot in making_room if record.worker is None else updated and not _is_proven(observed, record)
-        )
+        # what only waits, for room or for a lost worker to return, is not on its way: counting it would let nothing
+        # else of its service ever move
+        if record.worker is None:
+            on_its_way = slot in making_room
+        else:
+            here = not _is_lost(observed, record.worker)
+            on_its_way = updated and here and not _is_proven(observed, record)
         if record.leaving is not None or on_its_way:
             counted[slot.service] += 1
     return counted

@@ -10,7 +10,7 @@ from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec
 from oakestra.scheduling.liveness import Liveness, Patience, benefit_of_doubt_s, judge, silence_s
-from oakestra.wire.native import Version
+from oakestra.wire.native import Origin, Version
 
 Withdrawn = tuple[WorkerId, InstanceKey]
 """An attempt that must go, and from where: after a store was lost two workers may hold attempts of one number."""
@@ -47,6 +47,9 @@ class Observed:
     """First worker subnet index that root leased to this cluster, and how many."""
     root_known: bool
     """Root's assignment was received by this store, so what it does not name is nobody's."""
+    root_epoch: int = 0
+    """Of the store that root's last assignment came from."""
+    origins: Mapping[ServiceId, Origin] = field(default_factory=dict)
     unproven_s: Mapping[InstanceKey, float] = field(default_factory=dict)
     """What is ready, but has not been for as long as its service's update policy asks, and how much is missing."""
     adopting: bool
@@ -90,6 +93,8 @@ def observe(
         workers=workers,
         lease=(state.root.subnet_first, state.root.subnet_count),
         root_known=state.root.applied != Version(),
+        root_epoch=state.root.applied.epoch,
+        origins={origin.service: origin for origin in state.origins.values()},
         unproven_s=_unproven_s(state, now_s),
         adopting=now_s < adopt_until_s,
     )

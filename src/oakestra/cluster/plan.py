@@ -133,8 +133,9 @@ def _placements(
         spec = observed.services.get(slot.service)
         if spec is None:
             continue
-        if observed.adopting:
-            yield Unplaceable(slot=slot, reason="waiting for workers to report what they run")
+        wait = _must_wait(observed, record)
+        if wait:
+            yield Unplaceable(slot=slot, reason=wait)
             continue
         verdict = choose_worker(Request.of(spec), ledger.candidates(slot.service), start=slot.number)
         if isinstance(verdict, Choice):
@@ -153,6 +154,20 @@ def _placements(
                 why = f"its successor fits only in its place: {leaving.reason}"
                 yield Withdraw(key=record.leaving_key, worker=leaving.worker, reason=why)
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
+
+
+def _must_wait(observed: Observed, record: SlotRecord) -> str:
+    """Say why a slot may not be placed yet: it may still run where it did before these records were begun."""
+    if observed.adopting:
+        return "waiting for workers to report what they run"
+    spec, worker = observed.services.get(record.placed.service), observed.workers.get(record.seen_on)
+    if spec is None or not record.may_still_run(spec) or (worker is not None and worker.complete):
+        return ""
+    name = worker.record.name if worker else record.seen_on
+    return (
+        f"may still run on worker {name}, which has not reported since this cluster lost its records, and must not "
+        "run twice (disconnect.replace); if that machine is gone for good, remove this instance and ask for another"
+    )
 
 
 def _attempts_seen(observed: Observed) -> Counter[Slot]:

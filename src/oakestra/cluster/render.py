@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from oakestra.cluster.claims import claims
 from oakestra.cluster.ledger import free_of
 from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.state import SlotRecord
@@ -151,9 +152,10 @@ class _Routes:
 
 def _service_routes(spec: ServiceSpec, backends: tuple[Backend, ...]) -> Iterator[Route]:
     addresses = spec.addresses
-    any_instance = InstanceAddress(v4=addresses.round_robin_v4, v6=addresses.round_robin_v6)
-    closest = InstanceAddress(v4=addresses.closest_v4, v6=addresses.closest_v6)
-    for kind, address in ((RouteKind.ROUND_ROBIN, any_instance), (RouteKind.CLOSEST, closest)):
+    for kind, address in (
+        (RouteKind.ROUND_ROBIN, addresses.round_robin),
+        (RouteKind.CLOSEST, addresses.closest),
+    ):
         if address != InstanceAddress():
             yield Route(service=spec.id, kind=kind, address=address, backends=backends, tenant=spec.tenant)
 
@@ -230,6 +232,7 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
         statuses=tuple(_statuses(observed)),
         successors=tuple(_successors(observed)),
         refusals=tuple(_refusals(observed)),
+        claims=tuple(claims(observed)),
         aggregates=tuple(_aggregates(candidates)),
         workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
     )
@@ -242,7 +245,9 @@ def _refusals(observed: Observed) -> Iterator[Refusal]:
     ):
         return
     for _, record in sorted(observed.slots.items()):
-        if record.worker is None and record.leaving is None and record.reason:
+        spec = observed.services.get(record.placed.service)
+        stays = spec is not None and record.may_still_run(spec)
+        if record.worker is None and record.leaving is None and record.reason and not stays:
             yield Refusal(placed=record.placed, reason=record.reason)
 
 

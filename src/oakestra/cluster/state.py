@@ -17,7 +17,7 @@ from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Records
-from oakestra.wire.native import ClusterAssignment, Version, WorkerReport
+from oakestra.wire.native import ClusterAssignment, Origin, Version, WorkerReport
 
 
 class Availability(StrEnum):
@@ -47,6 +47,10 @@ class SlotRecord:
 
     placed: Placement
     address: InstanceAddress
+    epoch: int = 0
+    """Of the store of root's that assigned it last."""
+    seen_on: WorkerId = WorkerId("")
+    """Where root had seen it, if it must never run twice, when these records were begun."""
     attempt: int = 0
     """Number of the current or last attempt; 0 before the first."""
     worker: WorkerId | None = None
@@ -56,6 +60,10 @@ class SlotRecord:
     """An earlier attempt that serves until the current one is ready."""
     reason: str = ""
     verdicts: tuple[CandidateVerdict, ...] = ()
+
+    def may_still_run(self, spec: ServiceSpec) -> bool:
+        """Tell whether it ran somewhere before these records were begun, was not seen since, and must not run twice."""
+        return self.attempt == 0 and bool(self.seen_on) and not spec.disconnect.replace
 
     @property
     def attempts(self) -> tuple[tuple[WorkerId, InstanceKey], ...]:
@@ -153,6 +161,8 @@ class ClusterState:
     def __init__(self, store: Store) -> None:
         self.records = Records(store)
         self.services = self.records.table("services", ServiceSpec)
+        self.origins = self.records.table("origins", Origin)
+        """By service."""
         self.slots = self.records.table("slots", SlotRecord)
         """By `slot_key`."""
         self.withdrawals = self.records.table("withdrawals", WithdrawalRecord)

@@ -42,7 +42,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
-from oakestra.wire.sequence import digest, outdated
+from oakestra.wire.sequence import ahead, digest, outdated
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,8 @@ class Cluster:
         self._report_epoch = int(clock.wall_s() * 1000)
         self._report_due = False
         self._resend: set[WorkerId] = set()
+        self._copied = False
+        """These records are an older copy: a worker was told something of this epoch that they do not know."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s)
         requests = Requests(self.state, self.events, is_lost=self._is_lost, wake=self._loop.wake)
         self._answers = Answers(requests.methods())
@@ -235,6 +237,7 @@ class Cluster:
         try:
             if channel is Channel.SET:
                 report = decode(payload, WorkerReport)
+                self._copied |= ahead(report.applied, self._version(worker))
                 if not outdated(view.report.version if view.report else None, report.version):
                     view.report = report
                     view.note_ready(self._clock.uptime_s())
@@ -252,9 +255,9 @@ class Cluster:
 
     def _beaten(self, worker: WorkerId, beat: Beat) -> None:
         view = self.state.view(worker)
-        record = self.state.workers[worker]
-        version = Version(epoch=self.state.records.epoch, generation=record.generation)
+        version = self._version(worker)
         if beat.applied != version:
+            self._copied |= ahead(beat.applied, version)
             self._resend.add(worker)
             self._loop.wake()
         known = view.report.version if view.report else Version()
@@ -262,6 +265,10 @@ class Cluster:
         if beat.version != known or now_s - view.answered_s >= ANSWER_EVERY_S:
             view.answered_s = now_s
             self._down.send(worker, Channel.BEAT, encode(Beat(version=version, applied=known)))
+
+    def _version(self, worker: WorkerId) -> Version:
+        """Return which assignment of a worker these records are at."""
+        return Version(epoch=self.state.records.epoch, generation=self.state.workers[worker].generation)
 
     def _measured(self, worker: WorkerId, telemetry: Telemetry) -> None:
         self.state.view(worker).machine = telemetry.machine
@@ -282,6 +289,8 @@ class Cluster:
     # --- the pass ------------------------------------------------------------------------------------------------
 
     async def _pass(self) -> float | None:
+        if self._copied:
+            await self._begin_anew()
         told, self._told = self._told, None
         if told is not None:
             accept(self.state, told)
@@ -305,6 +314,15 @@ class Cluster:
         self._report_to_root(observed)
         turned = any(isinstance(decision, Relieve) for decision in decisions)
         return 0.0 if turned else self._next_deadline_s(observed)
+
+    async def _begin_anew(self) -> None:
+        """Go on under a new epoch, and find out what runs before anything is placed."""
+        logger.warning("these records are an older copy; workers are asked what they run")
+        self.state.records.renew(int(self._clock.wall_s()))
+        await self.state.commit()
+        self._resend |= {record.id for record in self.state.workers.values()}
+        self._adopt_until_s = self._clock.uptime_s() + self._tuning.adopt_s
+        self._copied = False
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         statuses = {

@@ -148,6 +148,14 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceAddress:
+    """The semantic address of one slot. It stays with the slot when the slot moves."""
+
+    v4: str = ""
+    v6: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceAddresses:
     """The semantic addresses of a service: any instance at random, and the closest one."""
 
@@ -156,13 +164,17 @@ class ServiceAddresses:
     closest_v4: str = ""
     closest_v6: str = ""
 
+    @property
+    def round_robin(self) -> InstanceAddress:
+        return InstanceAddress(v4=self.round_robin_v4, v6=self.round_robin_v6)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceAddress:
-    """The semantic address of one slot. It stays with the slot when the slot moves."""
+    @property
+    def closest(self) -> InstanceAddress:
+        return InstanceAddress(v4=self.closest_v4, v6=self.closest_v6)
 
-    v4: str = ""
-    v6: str = ""
+    @property
+    def both(self) -> tuple[InstanceAddress, InstanceAddress]:
+        return self.round_robin, self.closest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

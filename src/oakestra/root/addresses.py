@@ -37,6 +37,14 @@ class AddressPool:
         self._taken: set[str] = set()
         self._look()
 
+    def keep(self, given: InstanceAddress) -> bool:
+        """Count as taken what records that are gone had given to somebody; False if somebody else has it by now."""
+        texts = _flat([given])
+        if texts & self._taken:
+            return False
+        self._taken |= texts
+        return True
+
     def instance(self) -> InstanceAddress:
         """Return a free address for a slot. Raises `Unavailable` when there is none left."""
         return self._free(_INSTANCE_V6)

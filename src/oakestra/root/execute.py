@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from oakestra.model.ids import ClusterId, OrganizationId
-from oakestra.model.service import InstanceAddress, ServiceAddresses
+from oakestra.model.instance import Placement
+from oakestra.model.service import InstanceAddress
 from oakestra.root.plan import (
     Decision,
     EndQuarantine,
@@ -19,6 +20,7 @@ from oakestra.root.plan import (
     Unplaceable,
     Withdraw,
 )
+from oakestra.root.rebuild import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import (
     QuarantineRecord,
@@ -31,6 +33,7 @@ from oakestra.root.state import (
     placement_key,
     slot_key,
 )
+from oakestra.root.takeover import take_over
 from oakestra.wire.native import Version
 
 QUARANTINE_S = 600.0
@@ -67,6 +70,10 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             state.applications.remove(application)
         case EndQuarantine(key=key):
             state.quarantine.remove(key)
+        case TakeOver():
+            take_over(state, decision, now_wall_s=now_wall_s)
+        case Decline(placed=placed, cluster=cluster, reason=reason):
+            _end(state, placed, cluster, reason)
         case Progress() | Fail():
             _roll(state, decision, now_wall_s)
 
@@ -92,15 +99,17 @@ def _withdraw(state: RootState, decision: Withdraw) -> None:
     record = state.slots[slot_key(decision.placed.slot)]
     if record.placement == decision.placed.placement:
         state.slots.put(slot_key(decision.placed.slot), replace(record, cluster=None, reason=decision.reason))
-    cluster = state.clusters.get(decision.cluster)
+    _end(state, decision.placed, decision.cluster, decision.reason)
+
+
+def _end(state: RootState, placed: Placement, id: ClusterId, reason: str) -> None:
+    """Have a placement gone from a cluster."""
+    cluster = state.clusters.get(id)
     if cluster is not None:
         state.withdrawals.put(
-            placement_key(decision.placed),
+            placement_key(placed),
             WithdrawalRecord(
-                placed=decision.placed,
-                cluster=decision.cluster,
-                since_generation=cluster.generation + 1,
-                reason=decision.reason,
+                placed=placed, cluster=id, since_generation=cluster.generation + 1, reason=reason
             ),
         )
 
@@ -141,21 +150,13 @@ def rolled_back(service: ServiceRecord, reason: str, now_wall_s: float) -> Servi
 
 
 def _forget_service(state: RootState, service: ServiceRecord, now_wall_s: float) -> None:
-    addresses = service.spec.addresses
-    for address in _service_addresses(addresses):
+    for address in service.spec.addresses.both:
         _quarantine(state, address, service.spec.tenant, now_wall_s)
     application = state.applications.get(service.spec.application_id)
     if application is not None and service.spec.id in application.services:
         left = tuple(id for id in application.services if id != service.spec.id)
         state.applications.put(application.application.id, replace(application, services=left))
     state.services.remove(service.spec.id)
-
-
-def _service_addresses(addresses: ServiceAddresses) -> tuple[InstanceAddress, ...]:
-    return (
-        InstanceAddress(v4=addresses.round_robin_v4, v6=addresses.round_robin_v6),
-        InstanceAddress(v4=addresses.closest_v4, v6=addresses.closest_v6),
-    )
 
 
 def _quarantine_slot(state: RootState, slot: SlotRecord, now_wall_s: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
+from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.root.state import (
     ApplicationRecord,
@@ -20,7 +20,7 @@ from oakestra.root.state import (
     WithdrawalRecord,
 )
 from oakestra.scheduling.liveness import Liveness, Patience, judge, silence_s
-from oakestra.wire.native import Aggregate, Version, WorkerSummary
+from oakestra.wire.native import Aggregate, Claim, Version, WorkerSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class ClusterSeen:
     statuses: Mapping[Placement, InstanceStatus]
     successors: tuple[InstanceStatus, ...]
     refusals: Mapping[Placement, str]
+    claims: tuple[Claim, ...]
     aggregates: tuple[Aggregate, ...]
     workers: tuple[WorkerSummary, ...]
 
@@ -55,6 +56,8 @@ class Observed:
     applications: Mapping[ApplicationId, ApplicationRecord]
     services: Mapping[ServiceId, ServiceRecord]
     slots: Mapping[Slot, SlotRecord]
+    organizations: Mapping[OrganizationId, str]
+    """Their names."""
     withdrawals: Mapping[Placement, WithdrawalRecord]
     clusters: Mapping[ClusterId, ClusterSeen]
     refused: Mapping[tuple[Slot, ClusterId], Refused]
@@ -86,6 +89,7 @@ def observe(
         applications={record.application.id: record for record in state.applications.values()},
         services={record.spec.id: record for record in state.services.values()},
         slots=slots,
+        organizations={record.id: record.name for record in state.organizations.values()},
         withdrawals={record.placed: record for record in state.withdrawals.values()},
         clusters=clusters,
         refused=_refused(state.refused, slots, clusters),
@@ -127,6 +131,7 @@ def _seen(
         statuses={status.key.placed: status for status in report.statuses} if report else {},
         successors=report.successors if report else (),
         refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
+        claims=report.claims if report else (),
         aggregates=report.aggregates if report else (),
         workers=report.workers if report else (),
     )

@@ -19,7 +19,6 @@ from oakestra.model.errors import Conflict, Invalid, NotFound, OakestraError
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot
 from oakestra.model.service import Application, InstanceAddress, ServiceAddresses
-from oakestra.root.addresses import AddressPool
 from oakestra.root.execute import rolled_back
 from oakestra.root.state import (
     ApplicationRecord,
@@ -74,7 +73,6 @@ class Operations:
         self._clock = clock
         self._random = random
         self._wake = wake
-        self._pool = AddressPool(lambda: _addresses_in_use(state))
 
     # --- applications ------------------------------------------------------------------------------------------
 
@@ -356,18 +354,20 @@ class Operations:
             application_id=application.id,
             tenant=application.tenant,
             application=(application.name, application.namespace),
-            addresses=self._pool.service(wanted.addresses, claimable=self._claimable(application.tenant)),
+            addresses=self._state.pool.service(
+                wanted.addresses, claimable=self._claimable(application.tenant)
+            ),
         )
         return ServiceRecord(spec=spec, document=wanted.document)
 
     def _put_new(self, service: ServiceRecord) -> None:
         self._state.services.put(service.spec.id, service)
-        given = set(_texts(_service_addresses(service)))
+        given = set(_texts(service.spec.addresses.both))
         for key, resting in list(self._state.quarantine.items()):
             if given & set(_texts([resting.address])):
                 self._state.quarantine.remove(key)
         for record in list(self._state.services.values()):
-            if record.deleted and given & set(_texts([_round_robin(record)])):
+            if record.deleted and given & set(_texts([record.spec.addresses.round_robin])):
                 left = replace(record.spec.addresses, round_robin_v4="", round_robin_v6="")
                 self._state.services.put(
                     record.spec.id, replace(record, spec=replace(record.spec, addresses=left))
@@ -380,7 +380,7 @@ class Operations:
 
     def _add_slot(self, service: ServiceRecord) -> Slot:
         slot = Slot(service.spec.id, service.next_slot)
-        address = self._pool.instance()
+        address = self._state.pool.instance()
         self._state.services.put(service.spec.id, replace(service, next_slot=service.next_slot + 1))
         now_wall_s = self._clock.wall_s()
         self._state.slots.put(
@@ -409,7 +409,7 @@ class Operations:
         """
         resting = (record.address for record in self._state.quarantine.values() if record.tenant == tenant)
         leaving = (
-            _round_robin(record)
+            record.spec.addresses.round_robin
             for record in self._state.services.values()
             if record.deleted and record.spec.tenant == tenant
         )
@@ -451,34 +451,12 @@ def _must_keep(wanted: WantedAddresses, has: ServiceAddresses) -> None:
 def _no_address_twice(services: Sequence[ServiceRecord]) -> None:
     seen: set[str] = set()
     for service in services:
-        for text in _texts(_service_addresses(service)):
+        for text in _texts(service.spec.addresses.both):
             if text in seen:
                 raise Conflict(
                     f"two services of this SLA ask for the address {text}; it can belong to one only"
                 )
             seen.add(text)
-
-
-def _addresses_in_use(state: RootState) -> Iterator[InstanceAddress]:
-    for service in state.services.values():
-        yield from _service_addresses(service)
-    for slot in state.slots.values():
-        yield slot.address
-    for resting in state.quarantine.values():
-        yield resting.address
-
-
-def _round_robin(service: ServiceRecord) -> InstanceAddress:
-    given = service.spec.addresses
-    return InstanceAddress(v4=given.round_robin_v4, v6=given.round_robin_v6)
-
-
-def _service_addresses(service: ServiceRecord) -> tuple[InstanceAddress, InstanceAddress]:
-    given = service.spec.addresses
-    return (
-        _round_robin(service),
-        InstanceAddress(v4=given.closest_v4, v6=given.closest_v6),
-    )
 
 
 def _texts(addresses: Iterable[InstanceAddress]) -> Iterator[str]:

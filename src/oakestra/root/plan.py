@@ -10,6 +10,7 @@ from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
 from oakestra.model.service import Resources, ServiceSpec
 from oakestra.root.observe import ClusterSeen, Observed
+from oakestra.root.rebuild import Decline, TakeOver, claims
 from oakestra.root.rollout import Fail, Progress, rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
 from oakestra.scheduling.liveness import Liveness
@@ -102,6 +103,8 @@ Decision = (
     | ForgetService
     | ForgetApplication
     | EndQuarantine
+    | TakeOver
+    | Decline
     | Progress
     | Fail
 )
@@ -119,12 +122,13 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
     it waited for.
     """
     gone = tuple(_gone(observed))
+    answered = tuple(claims(observed))
+    taken = {decision.placed.slot for decision in answered if isinstance(decision, TakeOver)}
     ledger = _Ledger(observed)
     return (
         *gone,
-        *_notes(observed),
-        *_unwanted(observed),
-        *_placements(observed, ledger),
+        *answered,
+        *(decision for decision in _changes(observed, ledger) if _slot_of(decision) not in taken),
         *rollouts(observed),
         *_tombstones(observed, {decision.placed for decision in gone}),
         *(
@@ -133,6 +137,16 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
             if until <= observed.now_wall_s
         ),
     )
+
+
+def _changes(observed: Observed, ledger: _Ledger) -> Iterator[Note | Withdraw | Place | Unplaceable]:
+    yield from _notes(observed)
+    yield from _unwanted(observed)
+    yield from _placements(observed, ledger)
+
+
+def _slot_of(decision: Note | Withdraw | Place | Unplaceable) -> Slot:
+    return decision.placed.slot if isinstance(decision, Withdraw) else decision.slot
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:

@@ -10,9 +10,16 @@ from oakestra.model.ids import ClusterId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import Placement
 from oakestra.model.service import InstanceAddress
 from oakestra.root.observe import Observed
-from oakestra.root.state import SlotRecord
+from oakestra.root.state import ServiceRecord, SlotRecord
 from oakestra.scheduling.liveness import Liveness
-from oakestra.wire.native import AssignedSlot, ClusterAssignment, RemoteInstance, Version, WorkerSummary
+from oakestra.wire.native import (
+    AssignedSlot,
+    ClusterAssignment,
+    Origin,
+    RemoteInstance,
+    Version,
+    WorkerSummary,
+)
 
 
 def cluster_assignments(observed: Observed) -> dict[ClusterId, ClusterAssignment]:
@@ -44,8 +51,9 @@ def _assignment(
     return ClusterAssignment(
         version=Version(),
         services=tuple(observed.services[service].spec for service in services),
-        slots=tuple(AssignedSlot(placed=_placed(record), address=record.address) for record in held),
+        slots=tuple(_assigned(observed, record) for record in held),
         withdrawn=tuple(withdrawn),
+        origins=tuple(_origin(observed, observed.services[service]) for service in services),
         subnet_lease=(seen.subnet_first, seen.subnet_count),
         remote_services=tuple(
             observed.services[service].spec
@@ -53,6 +61,23 @@ def _assignment(
         ),
         remotes=tuple(_instance(record, ready=_serves(observed, record)) for record in elsewhere),
         peers=tuple(remote.peers(elsewhere)),
+    )
+
+
+def _assigned(observed: Observed, record: SlotRecord) -> AssignedSlot:
+    once = not observed.services[record.slot.service].spec.disconnect.replace
+    seen_on = record.status.worker if once and record.status is not None else WorkerId("")
+    return AssignedSlot(placed=_placed(record), address=record.address, seen_on=seen_on)
+
+
+def _origin(observed: Observed, service: ServiceRecord) -> Origin:
+    spec = service.spec
+    return Origin(
+        service=spec.id,
+        application=observed.applications[spec.application_id].application,
+        organization=observed.organizations.get(spec.tenant, ""),
+        document=service.document,
+        next_slot=service.next_slot,
     )
 
 

@@ -7,7 +7,7 @@ of slots; the pass (`plan.py`, `execute.py`) writes placements, withdrawals and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,7 @@ from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, Service
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import InstanceUsage, MachineUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
+from oakestra.root.addresses import AddressPool
 from oakestra.root.history import Histories
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
@@ -249,6 +250,7 @@ class RootState:
         self.histories = Histories()
         """Of instances by their key and of clusters by their id."""
         self.records.load()
+        self.pool = AddressPool(lambda: addresses_in_use(self))
 
     async def commit(self) -> None:
         """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""
@@ -264,6 +266,16 @@ class RootState:
     def services_of(self, application: ApplicationId) -> list[ServiceRecord]:
         """Return the services of an application, tombstones included."""
         return [record for record in self.services.values() if record.spec.application_id == application]
+
+
+def addresses_in_use(state: RootState) -> Iterator[InstanceAddress]:
+    """Yield every semantic address that somebody has, or that rests."""
+    for service in state.services.values():
+        yield from service.spec.addresses.both
+    for slot in state.slots.values():
+        yield slot.address
+    for resting in state.quarantine.values():
+        yield resting.address
 
 
 def slot_key(slot: Slot) -> str:

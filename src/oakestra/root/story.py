@@ -9,6 +9,7 @@ from oakestra.model.ids import ClusterId
 from oakestra.model.instance import Placement, Slot
 from oakestra.root.observe import Observed
 from oakestra.root.plan import Decision, Forget, ForgetSlot, Place, Unplaceable, Withdraw
+from oakestra.root.rebuild import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import RolloutState
 from oakestra.scheduling.liveness import Liveness
@@ -24,7 +25,13 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
             case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
                 yield from _requested(slot, observed)
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
-            case Withdraw(placed=placed, cluster=cluster, reason=reason):
+            case TakeOver(placed=placed, cluster=cluster):
+                reason = "taken over: root lost the records that put it there"
+                yield _about(
+                    placed.slot, EventKind.ADOPTED, reason, _name(observed, cluster), placed.placement
+                )
+            case Withdraw() | Decline():
+                placed, cluster, reason = decision.placed, decision.cluster, decision.reason
                 name = _name(observed, cluster)
                 yield _about(placed.slot, EventKind.WITHDRAWN, reason, name, placed.placement)
             case Fail(service=service, reason=reason):

@@ -39,7 +39,7 @@ from oakestra.wire.native import (
     encode,
 )
 from oakestra.wire.rest import Seen
-from oakestra.wire.sequence import digest, outdated
+from oakestra.wire.sequence import ahead, digest, outdated
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class Root:
         self._resend: set[ClusterId] = set()
         self._resent_s: dict[ClusterId, float] = {}
         self._answered_s: dict[ClusterId, float] = {}
+        self._copied = False
+        """These records are an older copy: a cluster was told something of this epoch that they do not know."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s)
         self._asker = Asker(down)
         down.listen(self._from_cluster, self._presence)
@@ -157,6 +159,7 @@ class Root:
         try:
             if channel is Channel.SET:
                 report = decode(payload, ClusterReport)
+                self._copied |= ahead(report.applied, self._version(cluster))
                 if not outdated(view.report.version if view.report else None, report.version):
                     view.report = report
                 self._loop.wake()
@@ -175,8 +178,9 @@ class Root:
         view.last_seen_wall_s = self._clock.wall_s()
 
     def _beaten(self, cluster: ClusterId, view: ClusterView, beat: Beat) -> None:
-        version = Version(epoch=self.state.records.epoch, generation=self.state.clusters[cluster].generation)
+        version = self._version(cluster)
         if beat.applied != version:
+            self._copied |= ahead(beat.applied, version)
             self._resend.add(cluster)
             self._loop.wake()
         known = view.report.version if view.report else Version()
@@ -184,6 +188,10 @@ class Root:
         if beat.version != known or now_s - self._answered_s.get(cluster, 0.0) >= ANSWER_EVERY_S:
             self._answered_s[cluster] = now_s
             self._down.send(cluster, Channel.BEAT, encode(Beat(version=version, applied=known)))
+
+    def _version(self, cluster: ClusterId) -> Version:
+        """Return which assignment of a cluster these records are at."""
+        return Version(epoch=self.state.records.epoch, generation=self.state.clusters[cluster].generation)
 
     def _measured(self, cluster: ClusterId, view: ClusterView, telemetry: Telemetry) -> None:
         view.cpu_ratio = telemetry.machine.cpu_ratio
@@ -204,6 +212,8 @@ class Root:
     # --- the pass ----------------------------------------------------------------------------------------------------
 
     async def _pass(self) -> float | None:
+        if self._copied:
+            await self._begin_anew()
         observed = self._observe()
         self.state.refused, self.state.standing = observed.refused, observed.standing
         decisions = plan(observed)
@@ -218,6 +228,14 @@ class Root:
             self._down.send(cluster, Channel.SET, payload)
         self._forget_measurements(observed)
         return self._next_deadline_s(observed, busy=_left_something(decisions))
+
+    async def _begin_anew(self) -> None:
+        """Go on under a new epoch, so that clusters claim what these records do not know."""
+        logger.warning("these records are an older copy; clusters are asked for what came after it")
+        self.state.records.renew(int(self._clock.wall_s()))
+        await self.state.commit()
+        self._resend |= {record.id for record in self.state.clusters.values()}
+        self._copied = False
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))

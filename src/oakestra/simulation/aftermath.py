@@ -70,6 +70,13 @@ async def _loss_of_a_clusters_store(world: World, random: Random) -> None:
     cluster.start()
 
 
+async def _loss_of_roots_store(world: World, random: Random) -> None:
+    """Let root forget everything: it takes over what clusters hold. Which clusters were drained is lost with it."""
+    del random
+    if not world.closed.keys() & world.clusters.keys():
+        await world.lose_root()
+
+
 async def _loss_of_a_workers_state(world: World, random: Random) -> None:
     """Let a worker forget everything: what runs is adopted."""
     worker = world.workers[random.choice([name for name, host in world.workers.items() if host.alive])]
@@ -97,6 +104,7 @@ async def _cut_of_a_worker_for_a_moment(world: World, random: Random) -> None:
 
 _QUIETLY = (
     _clocks_set,
+    _loss_of_roots_store,
     _loss_of_a_clusters_store,
     _loss_of_a_workers_state,
     _cut_of_a_cluster_from_root,

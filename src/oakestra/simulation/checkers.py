@@ -13,6 +13,7 @@ import msgspec
 
 from oakestra.cluster.ledger import overcommitted
 from oakestra.cluster.state import Availability
+from oakestra.cluster.state import SlotRecord as HeldSlot
 from oakestra.cluster.state import slot_key as cluster_slot_key
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, order
@@ -72,7 +73,16 @@ def unsafe(world: World) -> Iterator[str]:
     steady = [worker for worker in world.workers.values() if not worker.cluster.forgot]
     yield from _subnets_of_two(steady)
     if not world.user.waiting:
-        yield from world.user.check(*durable(world))
+        yield from _unlike_what_was_said(world)
+
+
+def _unlike_what_was_said(world: World) -> Iterator[str]:
+    """What root acknowledged is on its disk; once that was lost, as soon as it was taken over from clusters."""
+    wrong = world.user.check(*durable(world))
+    if not world.root.forgot:
+        yield from wrong
+    elif not wrong:
+        world.root.forgot = False
 
 
 def _over_capacity(world: World) -> Iterator[str]:
@@ -136,6 +146,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._orders: dict[Slot, tuple[int, ...]] = {}
+        self._epoch = world.root.disk.epoch
         self._seen: dict[tuple[str, int], str] = {}
 
     def look(self) -> Iterator[str]:
@@ -145,6 +156,9 @@ class Watch:
         self._tell()
 
     def _backwards(self) -> Iterator[str]:
+        if self._epoch != self._world.root.disk.epoch:
+            self._epoch = self._world.root.disk.epoch
+            self._orders.clear()
         for record in durable(self._world)[1]:
             seen = (record.status_store, *order(record.status)) if record.status else ()
             now = (record.placement, *seen)
@@ -180,6 +194,9 @@ def unsettled(world: World) -> Iterator[str]:
     root = world.root.tier
     if root is None:
         yield "root is not up"
+        return
+    if world.root.forgot:
+        yield "root has not taken over what clusters hold"
         return
     yield from _tombstones(world)
     yield from _subnets_of_two([worker for worker in world.workers.values() if worker.reachable])
@@ -217,8 +234,8 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
             return worker, held.key
         if worker is not None:
             return f"{record.slot} is on {worker.name}, which is dead" if spec.disconnect.replace else ""
-        if not held.reason:
-            return f"{record.slot} waits in {cluster.name} without a reason"
+        if (waits := _waits_there(world, held, spec)) is not None:
+            return waits
     elif cluster is not None and not spec.disconnect.replace:
         return ""
     if not record.reason:
@@ -233,6 +250,14 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
     if fits:
         return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"
     return ""
+
+
+def _waits_there(world: World, held: HeldSlot, spec: ServiceSpec) -> str | None:
+    """Return what is wrong with a slot that waits in its cluster; None if it may as well be elsewhere."""
+    if not held.reason:
+        return f"{held.placed} waits in its cluster without a reason"
+    worker = world.worker_of(held.seen_on) if held.may_still_run(spec) else None
+    return "" if worker is not None and not worker.alive else None
 
 
 def _leaving(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | None:

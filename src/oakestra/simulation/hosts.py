@@ -9,10 +9,13 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import resources
 from random import Random
 from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from oakestra.cluster.tier import Cluster
 from oakestra.cluster.tier import Tuning as ClusterTuning
@@ -20,10 +23,12 @@ from oakestra.control.clock import LoopClock
 from oakestra.control.entropy import Entropy
 from oakestra.model.container import ContainerState
 from oakestra.model.errors import OakestraError, Unavailable
-from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.model.ids import ClusterId, ServiceId, WorkerId
+from oakestra.model.instance import Slot
 from oakestra.model.machine import Capacity, MachineUsage
 from oakestra.network.fake import FakeKernel, FakeNetwork
 from oakestra.root.operations import Operations
+from oakestra.root.state import ServiceRecord, SlotRecord
 from oakestra.root.tier import Root
 from oakestra.root.tier import Tuning as RootTuning
 from oakestra.runtime import ContainerSpec
@@ -117,20 +122,64 @@ class Host:
         return self.fleet.entropy.stream(f"{self.name} {purpose} {self.starts}")
 
 
-class RootHost(Host):
-    """Root's machine."""
+class Keeper(Host):
+    """A machine whose tier keeps records."""
 
-    def __init__(self, fleet: Fleet, tuning: RootTuning) -> None:
-        super().__init__(fleet, ROOT, address=ROOT)
-        self.disk = Disk({table: {} for table in schema_tables("root")}, epoch=1)
-        self.tier: Root | None = None
-        self.operations: Operations | None = None
-        self._tuning = tuning
+    SCHEMA: str
+
+    def __init__(self, fleet: Fleet, name: str, *, address: str) -> None:
+        super().__init__(fleet, name, address=address)
+        self.disk = Disk({table: {} for table in schema_tables(self.SCHEMA)}, epoch=1)
+        self.copy: Disk | None = None
+        """Its records as they were when somebody last made a copy."""
 
     def lose_store(self) -> None:
         """Let its records be gone, as after a new disk. Only while its process is dead."""
         assert not self.alive, "a process keeps its file open"
-        self.disk = Disk({table: {} for table in schema_tables("root")}, epoch=self.disk.epoch + 1)
+        self.disk = Disk({table: {} for table in schema_tables(self.SCHEMA)}, epoch=self.disk.epoch + 1)
+
+    def copy_store(self) -> None:
+        """Make a copy of its records, as they are on its disk now."""
+        self.copy = deepcopy(self.disk)
+
+    def restore_store(self) -> None:
+        """Let it have the records of the last copy. Only while its process is dead."""
+        assert not self.alive, "a process keeps its file open"
+        assert self.copy is not None, "somebody made a copy before"
+        self.disk = deepcopy(self.copy)
+
+
+class RootHost(Keeper):
+    """Root's machine."""
+
+    SCHEMA = "root"
+
+    def __init__(self, fleet: Fleet, tuning: RootTuning) -> None:
+        super().__init__(fleet, ROOT, address=ROOT)
+        self.tier: Root | None = None
+        self.operations: Operations | None = None
+        self.forgot = False
+        """It lost its records, and has yet to take over what clusters hold."""
+        self._tuning = tuning
+
+    def lose_store(self) -> None:
+        super().lose_store()
+        self.forgot = True
+
+    def restore_store(self) -> None:
+        super().restore_store()
+        self.forgot = True
+
+    def kept(self) -> tuple[set[ServiceId], set[Slot]]:
+        """Return the services and slots that its disk says are wanted."""
+        services = (
+            msgspec.json.decode(body, type=ServiceRecord) for body in self.disk.tables["services"].values()
+        )
+        slots = (msgspec.json.decode(body, type=SlotRecord) for body in self.disk.tables["slots"].values())
+        return (
+            {service.spec.id for service in services if not service.deleted},
+            {slot.slot for slot in slots if slot.wanted},
+        )
 
     async def ask(self, request: Callable[[Operations], Awaitable[T]]) -> T:
         """Let root do what a user asks. Raises what it answers, or `Unavailable`."""
@@ -158,13 +207,14 @@ class RootHost(Host):
             self.tier = self.operations = None
 
 
-class ClusterHost(Host):
+class ClusterHost(Keeper):
     """A cluster's machine."""
+
+    SCHEMA = "cluster"
 
     def __init__(self, fleet: Fleet, name: str, root: RootHost, tuning: ClusterTuning) -> None:
         self.id = ClusterId(_id_of(name))
         super().__init__(fleet, name, address=self.id)
-        self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=1)
         self.new_store = True
         self.forgot = False
         """It lost its records once: until all its workers are back, it may give subnets away that somebody has."""
@@ -173,10 +223,16 @@ class ClusterHost(Host):
         self._tuning = tuning
 
     def lose_store(self) -> None:
-        """Let its records be gone, as after a new disk. Only while its process is dead."""
-        assert not self.alive, "a process keeps its file open"
-        self.disk = Disk({table: {} for table in schema_tables("cluster")}, epoch=self.disk.epoch + 1)
-        self.new_store = self.forgot = True
+        super().lose_store()
+        self.new_store = True
+        self._forget()
+
+    def restore_store(self) -> None:
+        super().restore_store()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.forgot = True
         for worker in self.fleet.workers.values():
             if worker.cluster is self:
                 self.fleet.closed.pop(worker.name, None)

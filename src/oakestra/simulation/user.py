@@ -158,6 +158,12 @@ class User:
                 wrong.append(f"{service.name} has slots {sorted(wanted)}, root had said {said}")
         return wrong
 
+    def recall(self, services: set[ServiceId], slots: set[Slot]) -> None:
+        """Expect of root exactly this: its records are lost, and no more is written down anywhere."""
+        for service in self.services.values():
+            service.slots = {slot.number for slot in slots if slot.service == service.id}
+            service.deleted = service.id not in services
+
     def wanted(self) -> set[Slot]:
         """Return every slot that should run."""
         return {Slot(service.id, number) for service in self.services.values() for number in service.slots}

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from oakestra.cluster.state import Availability
+import msgspec
+
+from oakestra.cluster.state import Availability, SlotRecord
 from oakestra.cluster.tier import Tuning as ClusterTuning
 from oakestra.control.entropy import Entropy
 from oakestra.model.container import ContainerSeen
@@ -171,6 +173,27 @@ class World:
         self.say(f"mend {below.name} to {above.name}")
         self.hub.weather.one_way -= {(below.address, above.address), (above.address, below.address)}
         self.hub.heal(below.address, above.address)
+
+    async def lose_root(self, *, older: bool = False) -> None:
+        """Let root start anew without its records, or with an older copy: which clusters were drained is lost with them."""
+        self.say("root loses its state")
+        await self.root.kill()
+        if older:
+            self.root.restore_store()
+        else:
+            self.root.lose_store()
+        held = {
+            msgspec.json.decode(body, type=SlotRecord).placed.slot
+            for cluster in self.clusters.values()
+            if cluster.alive
+            for body in cluster.disk.tables["slots"].values()
+        }
+        services, kept = self.root.kept()
+        slots = kept | (self.user.wanted() & held)
+        self.user.recall(services | {slot.service for slot in slots}, slots)
+        for name in self.clusters:
+            self.closed.pop(name, None)
+        self.root.start()
 
     # --- what operators do ---------------------------------------------------------------------------------------
 

@@ -28,7 +28,14 @@ class Delete:
     key: str
 
 
-Change = Put | Delete
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Begin this epoch, which is greater: these records turned out to be an older copy of what others were told from."""
+
+    epoch: int
+
+
+Change = Put | Delete | Renew
 
 
 class StoreFailed(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from oakestra.store import Change, Put, StoreFailed
+from oakestra.store import Change, Delete, Put, StoreFailed
 
 
 @dataclass
@@ -54,7 +54,7 @@ class FakeStore:
             await self._flush()
             if loads <= self._failed_at:
                 raise StoreFailed("an earlier change could not be saved")
-            if self.disk.full or any(change.table not in self.disk.tables for change in changes):
+            if self.disk.full or not all(self._fits(change) for change in changes):
                 self._failed_at = loads
                 raise StoreFailed("no space left on the fake disk")
             failed = self._drawn(self.disk.failure_ratio)
@@ -69,8 +69,13 @@ class FakeStore:
         for change in changes:
             if isinstance(change, Put):
                 self.disk.tables[change.table][change.key] = change.body
-            else:
+            elif isinstance(change, Delete):
                 self.disk.tables[change.table].pop(change.key, None)
+            else:
+                self.disk.epoch = change.epoch
+
+    def _fits(self, change: Change) -> bool:
+        return not isinstance(change, Put | Delete) or change.table in self.disk.tables
 
     async def _flush(self) -> None:
         if self._flush_s:

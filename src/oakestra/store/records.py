@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from oakestra.model.errors import Unavailable
-from oakestra.store import Change, Delete, Put, Store, StoreFailed
+from oakestra.store import Change, Delete, Put, Renew, Store, StoreFailed
 
 T = TypeVar("T")
 
@@ -64,6 +64,10 @@ class Records:
     @property
     def epoch(self) -> int:
         return self._store.epoch
+
+    def renew(self, epoch: int) -> None:
+        """Begin a new epoch, with the next commit: these records are an older copy of what was told to others."""
+        self._pending.append(Renew(max(epoch, self.epoch + 1)))
 
     def table(self, name: str, kind: type[T]) -> Table[T]:
         """Declare a table; call `load` after the last one."""

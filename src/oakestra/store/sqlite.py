@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from oakestra.store import Change, Put, StoreFailed
+from oakestra.store import Change, Put, Renew, StoreFailed
 
 SCHEMAS: Mapping[str, tuple[str, ...]] = {
     "root": ("root.sql",),
-    "cluster": ("cluster.sql",),
+    "cluster": ("cluster.sql", "cluster_origins.sql"),
 }
 """The files of each schema, oldest first. Append, never change, once released."""
 
@@ -86,6 +86,7 @@ class SqliteStore:
         done: asyncio.Future[None] = loop.create_future()
         self._queue.put(_Commit(changes, self._loads, done, loop))
         await asyncio.shield(done)
+        self._epoch = max((self._epoch, *(change.epoch for change in changes if isinstance(change, Renew))))
 
     def close(self) -> None:
         self._queue.put(None)
@@ -192,5 +193,7 @@ def _apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
                 f"INSERT INTO {change.table} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body",  # noqa: S608 - names come from our own schema
                 (change.key, change.body),
             )
+        elif isinstance(change, Renew):
+            connection.execute("UPDATE epoch SET number = ?", (change.epoch,))
         else:
             connection.execute(f"DELETE FROM {change.table} WHERE key = ?", (change.key,))  # noqa: S608 - the same

@@ -17,7 +17,7 @@ from oakestra.model.errors import Invalid
 from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
-from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.model.service import Application, InstanceAddress, Resources, ServiceSpec
 
 PROTOCOL_MAJOR = 1
 MESSAGE_BYTES_MAX = 1 << 20
@@ -41,6 +41,22 @@ class AssignedSlot:
 
     placed: Placement
     address: InstanceAddress
+    seen_on: WorkerId = WorkerId("")
+    """Where root saw it last, if it must never run twice: for a cluster that lost its records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What root knows of a service besides its spec. Clusters keep it for a root that lost its records."""
+
+    service: ServiceId
+    application: Application
+    organization: str
+    """The tenant's name."""
+    document: dict[str, Any] = field(default_factory=dict)
+    """The microservice of the SLA as its user sent it."""
+    next_slot: int = 0
+    """Numbers below were given out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +78,8 @@ class ClusterAssignment:
     services: tuple[ServiceSpec, ...] = ()
     slots: tuple[AssignedSlot, ...] = ()
     withdrawn: tuple[Placement, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    """Of each of `services`."""
     subnet_lease: tuple[int, int] | None = None
     """First worker subnet index leased, and how many."""
     remote_services: tuple[ServiceSpec, ...] = ()
@@ -93,6 +111,15 @@ class Refusal:
 
     placed: Placement
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Slots of one service that this cluster holds by the word of records that root no longer has."""
+
+    service: ServiceSpec
+    origin: Origin
+    slots: tuple[AssignedSlot, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +157,8 @@ class ClusterReport:
     successors: tuple[InstanceStatus, ...] = ()
     """Attempts that are to replace one which still serves, and is the one in `statuses`."""
     refusals: tuple[Refusal, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    """What root's present records never assigned: without root's word for it, it stays."""
     aggregates: tuple[Aggregate, ...] = ()
     workers: tuple[WorkerSummary, ...] = ()
 

@@ -12,6 +12,11 @@ def outdated(known: Version | None, arrived: Version) -> bool:
     return known is not None and arrived.epoch == known.epoch and arrived.generation < known.generation
 
 
+def ahead(known: Version, own: Version) -> bool:
+    """Tell whether a peer knows more of this epoch than was ever said: the records here are an older copy."""
+    return known.epoch == own.epoch and known.generation > own.generation
+
+
 def digest(value: object) -> str:
     """Return a digest of a message's content, the same in every process."""
     return hashlib.blake2b(encode(value), digest_size=16).hexdigest()

@@ -55,6 +55,15 @@ def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
     assert (disk.tables, file.read_text(), again) == (before, written, secret)
 
 
+def test_an_administrator_whose_records_were_lost_keeps_the_password_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "admin.password"
+    start(new_disk(), file)
+    written = file.read_text()
+    state, _ = start(new_disk(), file, seed=2)
+    assert file.read_text() == written
+    assert fits(state, written.strip())
+
+
 def test_a_configured_password_wins_whenever_it_is_given(tmp_path: Path) -> None:
     disk, file = new_disk(), tmp_path / "admin.password"
     start(disk, file)

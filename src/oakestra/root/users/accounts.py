@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -220,7 +221,7 @@ class Accounts:
         self._check_organization_name(name)
         self._check_members(members)
         record = OrganizationRecord(
-            id=OrganizationId(new_id(self._random)), name=name, members=tuple(members)
+            id=organization_id(self._state, name, self._random), name=name, members=tuple(members)
         )
         self._state.organizations.put(record.id, record)
         await self._commit("organization created", asker, created=name)
@@ -380,6 +381,16 @@ class Accounts:
     async def _commit(self, what: str, asker: Principal, **about: Any) -> None:
         await self._state.commit()
         logger.info(what, extra={"by": asker.name, "organization": asker.organization, **about})
+
+
+def organization_id(state: RootState, name: str, random: Random) -> OrganizationId:
+    """Return the id of a new organization: the same for the same name while nobody has it.
+
+    So an organization made anew after root lost its records is the one whose services still run.
+    """
+    id = OrganizationId(hashlib.sha256(f"organization {name}".encode()).hexdigest()[:24])
+    tenants = {record.application.tenant for record in state.applications.values()}
+    return id if id not in state.organizations.keys() | tenants else OrganizationId(new_id(random))
 
 
 def today(clock: Clock) -> str:

@@ -13,10 +13,10 @@ from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.identity.passwords import Passwords
 from oakestra.identity.tokens import new_secret
-from oakestra.model.ids import OrganizationId, UserId
+from oakestra.model.ids import UserId
 from oakestra.root.state import Member, OrganizationRecord, RootState, UserRecord
 from oakestra.root.users.access import ADMIN, ROLES
-from oakestra.root.users.accounts import ROOT_ORGANIZATION, today
+from oakestra.root.users.accounts import ROOT_ORGANIZATION, organization_id, today
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ async def bootstrap(
 ) -> str:
     """Make sure that the user Admin can log in; return the secret that signs tokens.
 
-    `admin_password`, if given, is his password from now on. Otherwise a new Admin gets a random one, kept in
-    `password_file`, which only its owner can read. The file is removed once it tells the truth no more. Calling
+    `admin_password`, if given, is his password from now on. Otherwise a new Admin gets the one in `password_file`, as
+    before records were lost, or a random one, kept in that file, which only its owner can read. The file is removed once it tells the truth no more. Calling
     this again changes nothing.
     """
     admin = next((user for user in state.users.values() if user.name == ADMIN), None)
@@ -47,6 +47,8 @@ async def bootstrap(
     if admin is None:
         admin = UserRecord(id=UserId(new_id(random)), name=ADMIN, created_at=today(clock))
         if password is None:
+            password = await asyncio.to_thread(_read_secret, password_file)
+        if not password:
             password = "".join(random.choice(_ALPHABET) for _ in range(_PASSWORD_LENGTH))
             await asyncio.to_thread(_write_secret, password_file, password)
             logger.info("chose a password for Admin", extra={"file": password_file})
@@ -78,7 +80,9 @@ def _have_organization(state: RootState, admin: UserRecord, random: Random) -> N
         (known for known in state.organizations.values() if known.name == ROOT_ORGANIZATION), None
     )
     if organization is None:
-        organization = OrganizationRecord(id=OrganizationId(new_id(random)), name=ROOT_ORGANIZATION)
+        organization = OrganizationRecord(
+            id=organization_id(state, ROOT_ORGANIZATION, random), name=ROOT_ORGANIZATION
+        )
     if not any(ADMIN in member.roles and member.user in state.users for member in organization.members):
         others = tuple(member for member in organization.members if member.user != admin.id)
         organization = replace(organization, members=(*others, Member(user=admin.id, roles=ROLES)))

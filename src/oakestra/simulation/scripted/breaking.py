@@ -26,6 +26,8 @@ class Breaking:
             Verb("start HOST", "start it again", self._start),
             Verb("power-off WORKER", "let a machine lose power", self._power_off),
             Verb("lose HOST", "let a tier lose its state, and start anew", self._lose),
+            Verb("copy HOST", "copy what root or a cluster has written down", self._copy),
+            Verb("restore HOST", "let it start anew with that copy", self._restore),
             Verb("cut HOST [HOST]", "let nothing pass between two tiers", self._cut),
             Verb("mend HOST [HOST]", "let everything pass again", self._mend),
             Verb("weather [loss=RATIO repeat=RATIO delay=S]", "make the network bad, or fine again", self._weather),
@@ -51,13 +53,38 @@ class Breaking:
 
     async def _lose(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         host = self._stage.host(exactly(words, 1)[0])
-        await host.kill()
-        if isinstance(host, WorkerHost):
-            host.lose_state()
-        elif isinstance(host, ClusterHost | RootHost):
-            host.lose_store()
-        host.start()
+        if isinstance(host, WorkerHost | ClusterHost):
+            await host.kill()
+            host.lose_state() if isinstance(host, WorkerHost) else host.lose_store()
+            host.start()
+        else:
+            await self._stage.world.lose_root()
         yield f"{host.name} lost everything it had written down, and is up again"
+
+    async def _copy(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        host = self._keeper(words)
+        host.copy_store()
+        yield f"what {host.name} has written down was copied"
+
+    async def _restore(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        host = self._keeper(words)
+        if host.copy is None:
+            raise Invalid(
+                f"there is no copy of what {host.name} had written down; `copy {host.name}` makes one"
+            )
+        if isinstance(host, RootHost):
+            await self._stage.world.lose_root(older=True)
+        else:
+            await host.kill()
+            host.restore_store()
+            host.start()
+        yield f"{host.name} is up again with what it had written down when that was copied"
+
+    def _keeper(self, words: list[str]) -> RootHost | ClusterHost:
+        host = self._stage.host(exactly(words, 1)[0])
+        if not isinstance(host, RootHost | ClusterHost):
+            raise Invalid(f"{host.name} keeps no records; root and clusters do")
+        return host
 
     async def _cut(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         below, above = self._link(words)

@@ -168,7 +168,8 @@ def explained(world: World, names: Names, slot: Slot) -> Iterator[str]:
                 f"    worker {verdict.name}: {verdict.refusal or f'fits, {verdict.score}'}"
                 for verdict in one.verdicts
             )
-        if record.status is not None and record.status.reason:
+        told = {record.reason, *(one.reason for one in held)}
+        if record.status is not None and record.status.reason and record.status.reason not in told:
             yield f"  its worker says: {record.status.reason}"
     if not found:
         yield f"there is no {names.slot(slot)}"
