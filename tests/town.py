@@ -16,6 +16,7 @@ from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerI
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
 from oakestra.model.machine import Capacity
 from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.scheduling.lingering import IN_FLIGHT_S
 from oakestra.scheduling.liveness import Patience
 from oakestra.store.fake import FakeStore
 from oakestra.wire.native import AssignedSlot, ClusterAssignment, Version, WorkerReport
@@ -45,6 +46,8 @@ class Town:
     broken: set[int] = field(default_factory=set)
     """Revisions that never become ready."""
     runs: dict[WorkerId, dict[InstanceKey, int]] = field(default_factory=dict)
+    needs: dict[int, Resources] = field(default_factory=dict)
+    """By revision."""
     generation: int = 0
     now_s: float = 1.0
     away: set[WorkerId] = field(default_factory=set)
@@ -74,6 +77,7 @@ class Town:
             for number in range(count)
         )
         version = Version(epoch=1, generation=self.generation)
+        self.needs[spec.revision] = spec.resources
         accept(self.state, ClusterAssignment(version=version, services=(spec,), slots=slots))
 
     def drain(self, worker: WorkerId) -> None:
@@ -90,8 +94,12 @@ class Town:
         )
 
     def step(self) -> tuple[Decision, ...]:
-        """Make a pass, then let every worker do what it was told."""
-        decisions = plan(self.seen(), vcpu_overcommit=8.0)
+        """Make a pass, then let every worker do what it was told. Time passes while something lingers."""
+        seen = self.seen()
+        self.state.relieved_since_s = seen.relieved_since_s
+        if seen.lingering_s:
+            self.now_s += IN_FLIGHT_S / 2
+        decisions = plan(seen, vcpu_overcommit=8.0)
         apply(self.state, decisions)
         for worker, told in worker_assignments(self.seen(), None).items():
             version, _ = stamp(self.state, worker, digest(told))
@@ -140,6 +148,12 @@ class Town:
         seen = self.seen()
         found = [serving(seen, record)[1] for record in seen.slots.values()]
         return Counter(status.revision for status in found if status is not None and status.ready)
+
+    def memory_mib(self, number: int) -> int:
+        """Return what the instances on a worker take together, each as much as its own revision asked for."""
+        return sum(
+            self.needs[revision].memory_mib for revision in self.runs[WorkerId(f"{number:024x}")].values()
+        )
 
     def leaving(self) -> int:
         return sum(record.leaving is not None for record in self.state.slots.values())

@@ -5,7 +5,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oakestra.model.service import DisconnectPolicy, PublishedPort, ServiceSpec, UpdateOrder, UpdatePolicy
+from oakestra.model.service import (
+    DisconnectPolicy,
+    PublishedPort,
+    Resources,
+    ServiceSpec,
+    UpdateOrder,
+    UpdatePolicy,
+)
 from town import STEPS, Town, service
 
 
@@ -135,3 +142,14 @@ def test_what_is_lost_and_must_not_be_replaced_keeps_nothing_else_from_moving() 
     for _ in range(STEPS):
         town.step()
     assert not town.runs[drained]
+
+
+def test_an_update_to_less_does_not_give_away_what_the_earlier_ones_hold() -> None:
+    town = Town()
+    town.worker(0, 400)
+    settled(town, service(resources=Resources(memory_mib=200)), 2)
+    town.want(service(resources=Resources(memory_mib=10), revision=1), 2)
+    for _ in range(STEPS):
+        town.step()
+        assert town.memory_mib(0) <= 400
+    assert town.revisions() == {1: 2}

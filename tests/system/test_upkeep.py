@@ -107,6 +107,25 @@ def test_no_request_fails_while_a_worker_is_drained_and_a_service_updated(uncord
     assert seen.failed == 0, seen.said
 
 
+def test_no_request_fails_while_a_site_is_drained_and_users_are_at_another(uncordoned: Fleet) -> None:
+    fleet, address = uncordoned, next(ADDRESSES)
+    services = (
+        server(address, health_check=CHECK, update_policy=QUICK),
+        client(address, constraints=direct("c2", "w4")),
+    )
+    with fleet.application("shop", *services, counts={"server": 3, "client": 1}):
+        fleet.oak.run("login", fleet.root.url, "--password", fleet.root_password)
+        fleet.until_greeted("shop")
+        assert "c1" in {one["cluster"] for one in fleet.instances("shop")}, "spread over both"
+        with load(fleet, "w4", address) as seen:
+            said = fleet.oak.run("cluster", "drain", "c1", "--wait").stdout
+            assert "c1: 0 instances left" in said
+        assert {one["cluster"] for one in fleet.until_ready("shop", 4)} == {"c2"}
+        until(lambda: not any(worker["instances"] for worker in fleet.live() if worker["cluster"] == "c1"))
+    assert seen.asked > 100
+    assert seen.failed == 0, seen.said
+
+
 def test_an_update_that_never_gets_well_goes_back_by_itself(uncordoned: Fleet) -> None:
     fleet = uncordoned
     with shop(fleet) as address, load(fleet, "w1", address) as seen:

@@ -17,8 +17,10 @@ from oakestra.cluster.decisions import (
     Unplaceable,
     Withdraw,
 )
+from oakestra.cluster.ledger import as_asked
 from oakestra.cluster.state import (
     ClusterState,
+    Held,
     Leaving,
     SlotRecord,
     WithdrawalRecord,
@@ -47,6 +49,7 @@ def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
             address=assigned.address,
             epoch=assignment.version.epoch,
             seen_on=assigned.seen_on,
+            turned=assigned.turned,
         )
         _accept_slot(state, assigned.placed, fresh)
     for placed in assignment.withdrawn:
@@ -67,21 +70,34 @@ def _accept_slot(state: ClusterState, placed: Placement, fresh: SlotRecord) -> N
         _vacate(state, record, reason="root placed the slot anew")
         state.slots.put(slot_key(placed.slot), fresh)
     elif record.placed == placed:
-        state.slots.put(slot_key(placed.slot), replace(record, address=fresh.address, epoch=fresh.epoch))
+        state.slots.put(
+            slot_key(placed.slot),
+            replace(record, address=fresh.address, epoch=fresh.epoch, turned=fresh.turned),
+        )
 
 
 def _vacate(state: ClusterState, record: SlotRecord, *, reason: str) -> None:
     for worker, key in record.attempts:
-        _withdraw(state, key, worker, reason=reason)
+        _withdraw(state, key, worker, held=_held(record, key), reason=reason)
 
 
-def _withdraw(state: ClusterState, key: InstanceKey, worker: WorkerId, *, reason: str) -> None:
+def _held(record: SlotRecord | None, key: InstanceKey) -> Held | None:
+    if record is not None and record.leaving is not None and record.leaving_key == key:
+        return record.leaving.held
+    return record.held if record is not None and record.key == key else None
+
+
+def _withdraw(
+    state: ClusterState, key: InstanceKey, worker: WorkerId, *, held: Held | None, reason: str
+) -> None:
     known = state.workers.get(worker)
     if known is None or withdrawal_key(worker, key) in state.withdrawals:
         return
     state.withdrawals.put(
         withdrawal_key(worker, key),
-        WithdrawalRecord(key=key, worker=worker, since_generation=known.generation + 1, reason=reason),
+        WithdrawalRecord(
+            key=key, worker=worker, since_generation=known.generation + 1, held=held, reason=reason
+        ),
     )
 
 
@@ -95,9 +111,15 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
     match decision:
         case Place(slot=slot, worker=worker, attempt=attempt, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
-            revision = state.services[slot.service].revision
+            spec = state.services[slot.service]
             placed = replace(
-                record, worker=worker, attempt=attempt, revision=revision, reason=reason, verdicts=verdicts
+                record,
+                worker=worker,
+                attempt=attempt,
+                revision=spec.revision,
+                held=as_asked(spec),
+                reason=reason,
+                verdicts=verdicts,
             )
             state.slots.put(slot_key(slot), placed)
         case Move():
@@ -112,8 +134,8 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             record = state.slots[slot_key(slot)]
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
         case Withdraw(key=key, worker=worker, reason=reason):
-            _withdraw(state, key, worker, reason=reason)
             current = state.slots.get(slot_key(key.slot))
+            _withdraw(state, key, worker, held=_held(current, key), reason=reason)
             if current is not None and (worker, key) in current.attempts:
                 state.slots.put(slot_key(key.slot), _without(current, key, reason))
         case Forget(worker=worker, key=key):
@@ -130,12 +152,16 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
 def _move(state: ClusterState, move: Move) -> None:
     record = state.slots[slot_key(move.slot)]
     assert record.worker is not None, "only what has a place moves"
-    leaving = record.leaving or Leaving(worker=record.worker, attempt=record.attempt, reason=move.reason)
+    leaving = record.leaving or Leaving(
+        worker=record.worker, attempt=record.attempt, held=record.held, reason=move.reason
+    )
+    spec = state.services[move.slot.service]
     moved = replace(
         record,
         worker=move.worker,
         attempt=move.attempt,
-        revision=state.services[move.slot.service].revision,
+        revision=spec.revision,
+        held=as_asked(spec),
         leaving=leaving,
         reason=move.reason,
         verdicts=move.verdicts,
@@ -151,6 +177,7 @@ def _adopt(state: ClusterState, adoption: Adopt) -> None:
         worker=adoption.worker,
         attempt=adoption.attempt,
         revision=adoption.revision,
+        held=None,
         leaving=None,
         reason=adoption.reason,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
-from oakestra.cluster.state import Availability
+from oakestra.cluster.state import Availability, Held
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.service import Resources, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
@@ -25,25 +25,23 @@ class Ledger:
         self._overcommit = vcpu_overcommit
         self._lists: dict[ServiceId, list[WorkerCandidate]] = {}
         self._places = {id: place for place, id in enumerate(sorted(observed.workers))}
-        records = observed.slots.values()
-        held = [(record.worker, record.placed.service) for record in records if record.worker]
-        held += [(record.leaving.worker, record.placed.service) for record in records if record.leaving]
-        held += [(id, key.service) for id, key in observed.withdrawals if (id, key) not in gone]
-        held += [(id, key.service) for id, key in _strays(observed)]
-        for worker, service in held:
+        for worker, service, held in _holdings(observed, gone):
             spec = observed.services.get(service)
             if spec is not None:
-                self.reserve(worker, spec)
+                self._count(worker, service, held or as_asked(spec))
 
     def reserve(self, worker: WorkerId, spec: ServiceSpec) -> None:
         """Count one more instance of a service on a worker."""
-        self._used[worker] += spec.resources
-        self._ports[worker].update((port.protocol.value, port.host_port) for port in spec.ports)
-        self._services[worker][spec.id] += 1
+        self._count(worker, spec.id, as_asked(spec))
         seen = self._observed.workers.get(worker)
         if seen is not None:
             for service, candidates in self._lists.items():
                 candidates[self._places[worker]] = self.candidate(seen, service)
+
+    def _count(self, worker: WorkerId, service: ServiceId, held: Held) -> None:
+        self._used[worker] += held.resources
+        self._ports[worker].update((port.protocol.value, port.host_port) for port in held.ports)
+        self._services[worker][service] += 1
 
     def candidates(self, service: ServiceId) -> list[WorkerCandidate]:
         """Return every worker as it is now, for an instance of this service; do not change the list."""
@@ -68,6 +66,26 @@ class Ledger:
             instances=self._services[record.id].total(),
             siblings=self._services[record.id][service],
         )
+
+
+def as_asked(spec: ServiceSpec) -> Held:
+    """Return what an instance takes that is placed now."""
+    return Held(resources=spec.resources, ports=spec.ports)
+
+
+def _holdings(observed: Observed, gone: set[Withdrawn]) -> Iterator[tuple[WorkerId, ServiceId, Held | None]]:
+    """Yield what is taken of every worker; None: as much as the service asks for now."""
+    for record in observed.slots.values():
+        service = record.placed.service
+        if record.worker is not None:
+            yield record.worker, service, record.held
+        if record.leaving is not None:
+            yield record.leaving.worker, service, record.leaving.held
+    for (id, key), withdrawal in observed.withdrawals.items():
+        if (id, key) not in gone:
+            yield id, key.service, withdrawal.held
+    for id, key in _strays(observed):
+        yield id, key.service, None
 
 
 def _strays(observed: Observed) -> Iterator[Withdrawn]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from oakestra.cluster.decisions import Move, Relieve, Unplaceable, Withdraw
-from oakestra.cluster.ledger import Ledger
+from oakestra.cluster.ledger import Ledger, as_asked
 from oakestra.cluster.observe import Observed
-from oakestra.cluster.state import Availability, SlotRecord
+from oakestra.cluster.state import Availability, Held, SlotRecord
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
@@ -94,7 +94,9 @@ def _succeeded(observed: Observed, record: SlotRecord) -> Iterator[Relieve | Wit
         live = [(id, seen) for id, seen in sorted(observed.workers.items()) if seen.liveness is Liveness.LIVE]
         routes = tuple((id, seen.record.generation + 1) for id, seen in live)
         yield Relieve(slot=record.placed.slot, routes=routes)
-    elif all(_knows(observed, worker, generation) for worker, generation in record.leaving.relieved):
+    elif record.leaving_key not in observed.lingering_s and all(
+        _knows(observed, worker, generation) for worker, generation in record.leaving.relieved
+    ):
         why = f"its successor is ready: {record.leaving.reason}"
         yield Withdraw(key=record.leaving_key, worker=record.leaving.worker, reason=why)
 
@@ -151,9 +153,13 @@ def _successor(
     """Choose where the successor goes while the earlier attempt stays; None: the earlier one must go first."""
     candidates = ledger.candidates(spec.id)
     if not ready or spec.update.order is UpdateOrder.STOP_FIRST:
-        return None if fits_after(spec, record.worker, candidates) else _nowhere(spec, candidates, record)
+        return (
+            None
+            if fits_after(spec, record.held, record.worker, candidates)
+            else _nowhere(spec, candidates, record)
+        )
     verdict = choose_worker(Request.of(spec), candidates, start=record.placed.number)
-    if isinstance(verdict, NoChoice) and fits_after(spec, record.worker, candidates):
+    if isinstance(verdict, NoChoice) and fits_after(spec, record.held, record.worker, candidates):
         return None
     return verdict
 
@@ -166,14 +172,17 @@ def _nowhere(
     return verdict if isinstance(verdict, NoChoice) else None
 
 
-def fits_after(spec: ServiceSpec, worker: WorkerId | None, candidates: list[WorkerCandidate]) -> bool:
-    """Tell whether an instance fits on the worker where its earlier attempt is, once that is gone."""
+def fits_after(
+    spec: ServiceSpec, held: Held | None, worker: WorkerId | None, candidates: list[WorkerCandidate]
+) -> bool:
+    """Tell whether an instance fits on the worker where its earlier attempt is, once what that holds is free."""
+    freed = held or as_asked(spec)
     here = next((candidate for candidate in candidates if candidate.id == worker), None)
     if here is None:
         return False
-    own = {(port.protocol.value, port.host_port) for port in spec.ports}
-    freed = replace(here, free=here.free + spec.resources, ports_taken=here.ports_taken - own)
-    return isinstance(choose_worker(Request.of(spec), [freed]), Choice)
+    own = {(port.protocol.value, port.host_port) for port in freed.ports}
+    there = replace(here, free=here.free + freed.resources, ports_taken=here.ports_taken - own)
+    return isinstance(choose_worker(Request.of(spec), [there]), Choice)
 
 
 def _is_proven(observed: Observed, record: SlotRecord) -> bool:

@@ -9,6 +9,7 @@ from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, W
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec
+from oakestra.scheduling.lingering import IN_FLIGHT_S, LINGER_S, since
 from oakestra.scheduling.liveness import Liveness, Patience, benefit_of_doubt_s, judge, silence_s
 from oakestra.wire.native import Origin, Version
 
@@ -52,6 +53,10 @@ class Observed:
     origins: Mapping[ServiceId, Origin] = field(default_factory=dict)
     unproven_s: Mapping[InstanceKey, float] = field(default_factory=dict)
     """What is ready, but has not been for as long as its service's update policy asks, and how much is missing."""
+    relieved_since_s: Mapping[InstanceKey, float] = field(default_factory=dict)
+    """Of each attempt that a ready successor relieved, since when it has been."""
+    lingering_s: Mapping[InstanceKey, float] = field(default_factory=dict)
+    """For how much longer those of them stay that somebody may still ask something."""
     adopting: bool
     """The store is new: workers that ran instances before may not have reported them yet."""
 
@@ -85,6 +90,8 @@ def observe(
             trouble=report.trouble if report else "",
             statuses={status.key: status for status in report.statuses} if report else {},
         )
+    leaving = (record for record in state.slots.values() if record.leaving and record.leaving.relieved)
+    relieved_since_s = since((record.leaving_key for record in leaving), state.relieved_since_s, now_s)
     return Observed(
         epoch=state.records.epoch,
         services={spec.id: spec for spec in state.services.values()},
@@ -96,8 +103,25 @@ def observe(
         root_epoch=state.root.applied.epoch,
         origins={origin.service: origin for origin in state.origins.values()},
         unproven_s=_unproven_s(state, now_s),
+        relieved_since_s=relieved_since_s,
+        lingering_s=_lingering_s(state, relieved_since_s, now_s),
         adopting=now_s < adopt_until_s,
     )
+
+
+def _lingering_s(
+    state: ClusterState, relieved_since_s: Mapping[InstanceKey, float], now_s: float
+) -> Mapping[InstanceKey, float]:
+    tenants = {spec.tenant for spec in state.remote.remote_services} if state.remote else set()
+    services = {remote.placed.service for remote in state.remote.remotes} if state.remote else set()
+    missing: dict[InstanceKey, float] = {}
+    for key, since_s in relieved_since_s.items():
+        spec = state.services.get(key.service)
+        elsewhere = spec is not None and (spec.tenant in tenants or spec.id in services)
+        left_s = (LINGER_S if elsewhere else IN_FLIGHT_S) - (now_s - since_s)
+        if left_s > 0:
+            missing[key] = left_s
+    return missing
 
 
 def _unproven_s(state: ClusterState, now_s: float) -> Mapping[InstanceKey, float]:

@@ -150,7 +150,9 @@ def _placements(
             )
         else:
             leaving = record.leaving
-            if leaving is not None and fits_after(spec, leaving.worker, ledger.candidates(slot.service)):
+            if leaving is not None and fits_after(
+                spec, leaving.held, leaving.worker, ledger.candidates(slot.service)
+            ):
                 why = f"its successor fits only in its place: {leaving.reason}"
                 yield Withdraw(key=record.leaving_key, worker=leaving.worker, reason=why)
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)

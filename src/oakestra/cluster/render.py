@@ -98,7 +98,7 @@ class _Routes:
         for slot, record in sorted(observed.slots.items()):
             self._slots[slot.service][slot.number] = record.address
             (worker, _), status = serving(observed, record)
-            if status is not None and status.ready and worker is not None:
+            if status is not None and status.ready and worker is not None and not record.turned:
                 ready = _Ready(slot.number, record.address, status.namespace, worker)
                 self._ready[slot.service].append(ready)
         for other in remote.remotes if remote else ():

@@ -6,6 +6,7 @@ attempt, worker and reason, and the withdrawals; joining writes workers; workers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,7 +14,7 @@ from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.instance import InstanceKey, Placement, Slot
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
-from oakestra.model.service import InstanceAddress, ServiceSpec
+from oakestra.model.service import InstanceAddress, PublishedPort, Resources, ServiceSpec
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Records
@@ -31,11 +32,20 @@ class Availability(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What an attempt takes of its worker: what its service asked for when it was placed."""
+
+    resources: Resources
+    ports: tuple[PublishedPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
     """An attempt that goes as soon as its successor is ready."""
 
     worker: WorkerId
     attempt: int
+    held: Held | None = None
     reason: str = ""
     relieved: tuple[tuple[WorkerId, int], ...] = ()
     """Its successor is ready: it may go once each of these workers has applied that generation of its routes."""
@@ -51,11 +61,15 @@ class SlotRecord:
     """Of the store of root's that assigned it last."""
     seen_on: WorkerId = WorkerId("")
     """Where root had seen it, if it must never run twice, when these records were begun."""
+    turned: bool = False
+    """Another cluster serves it by now: it goes soon, and nobody is led here."""
     attempt: int = 0
     """Number of the current or last attempt; 0 before the first."""
     worker: WorkerId | None = None
     revision: int = 0
     """Of the service, when the current attempt was placed."""
+    held: Held | None = None
+    """By the current attempt; None: what its service asks for now."""
     leaving: Leaving | None = None
     """An earlier attempt that serves until the current one is ready."""
     reason: str = ""
@@ -92,6 +106,7 @@ class WithdrawalRecord:
     worker: WorkerId
     since_generation: int
     """The first generation of the worker's assignment that says so."""
+    held: Held | None = None
     reason: str = ""
 
 
@@ -173,6 +188,8 @@ class ClusterState:
         """The newest only; `store.event_log` keeps them few."""
         self.views: dict[WorkerId, WorkerView] = {}
         self.usage: dict[InstanceKey, InstanceUsage] = {}
+        self.relieved_since_s: Mapping[InstanceKey, float] = {}
+        """Since when attempts have been relieved by a ready successor, as the last pass saw it; memory only."""
         self.remote: ClusterAssignment | None = None
         """Root's last assignment, for what of it is not kept: instances and peers in other clusters."""
         self.records.load()

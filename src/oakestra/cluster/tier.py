@@ -296,6 +296,7 @@ class Cluster:
             accept(self.state, told)
         self._note_capacities()
         before = self._observe()
+        self.state.relieved_since_s = before.relieved_since_s
         decisions = plan(before, vcpu_overcommit=self._tuning.vcpu_overcommit)
         self._tell(before, decisions)
         apply(self.state, decisions)
@@ -389,6 +390,7 @@ class Cluster:
         due = [self._judged_again_s(id, worker) for id, worker in observed.workers.items()]
         moving = [record for record in observed.slots.values() if record.leaving is not None]
         due += [observed.unproven_s[record.key] for record in moving if record.key in observed.unproven_s]
+        due += observed.lingering_s.values()
         if observed.adopting:
             due.append(self._adopt_until_s - now_s)
         if self._resend:

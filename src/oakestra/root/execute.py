@@ -8,21 +8,24 @@ from dataclasses import replace
 from oakestra.model.ids import ClusterId, OrganizationId
 from oakestra.model.instance import Placement
 from oakestra.model.service import InstanceAddress
-from oakestra.root.plan import (
+from oakestra.root.decisions import (
     Decision,
     EndQuarantine,
     Forget,
     ForgetApplication,
     ForgetService,
     ForgetSlot,
+    Move,
     Note,
     Place,
     Unplaceable,
     Withdraw,
 )
-from oakestra.root.rebuild import Decline, TakeOver
+from oakestra.root.rebuild.execute import take_over
+from oakestra.root.rebuild.plan import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import (
+    Leaving,
     QuarantineRecord,
     Rollout,
     RolloutState,
@@ -33,7 +36,6 @@ from oakestra.root.state import (
     placement_key,
     slot_key,
 )
-from oakestra.root.takeover import take_over
 from oakestra.wire.native import Version
 
 QUARANTINE_S = 600.0
@@ -50,6 +52,8 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
     match decision:
         case Place():
             _place(state, decision, now_wall_s)
+        case Move():
+            _move(state, decision, now_wall_s)
         case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
@@ -89,17 +93,43 @@ def _place(state: RootState, decision: Place, now_wall_s: float) -> None:
             since_generation=state.clusters[decision.cluster].generation + 1,
             reason=decision.reason,
             verdicts=decision.verdicts,
-            status=None,
+            status=record.status if record.leaving is not None and not record.turned else None,
             changed_wall_s=now_wall_s,
         ),
     )
 
 
+def _move(state: RootState, decision: Move, now_wall_s: float) -> None:
+    record = state.slots[slot_key(decision.slot)]
+    assert record.cluster is not None, "only what has a place moves"
+    moved = replace(
+        record,
+        cluster=decision.cluster,
+        placement=decision.placement,
+        since_generation=state.clusters[decision.cluster].generation + 1,
+        leaving=Leaving(cluster=record.cluster, placement=record.placement, reason=decision.why),
+        reason=decision.reason,
+        verdicts=decision.verdicts,
+        changed_wall_s=now_wall_s,
+    )
+    state.slots.put(slot_key(decision.slot), moved)
+
+
 def _withdraw(state: RootState, decision: Withdraw) -> None:
     record = state.slots[slot_key(decision.placed.slot)]
-    if record.placement == decision.placed.placement:
-        state.slots.put(slot_key(decision.placed.slot), replace(record, cluster=None, reason=decision.reason))
+    state.slots.put(slot_key(decision.placed.slot), _without(record, decision))
     _end(state, decision.placed, decision.cluster, decision.reason)
+
+
+def _without(record: SlotRecord, decision: Withdraw) -> SlotRecord:
+    """Return the record without one of its placements, and without what was said of it alone."""
+    about_it = record.status is not None and record.status.key.placed == decision.placed
+    status = None if about_it and record.wanted else record.status
+    if record.leaving is not None and record.leaving_placed == decision.placed:
+        return replace(record, leaving=None, status=status)
+    if record.placement == decision.placed.placement:
+        return replace(record, cluster=None, status=status, reason=decision.reason, verdicts=())
+    return record
 
 
 def _end(state: RootState, placed: Placement, id: ClusterId, reason: str) -> None:

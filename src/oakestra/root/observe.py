@@ -19,6 +19,7 @@ from oakestra.root.state import (
     Standing,
     WithdrawalRecord,
 )
+from oakestra.scheduling.lingering import since
 from oakestra.scheduling.liveness import Liveness, Patience, judge, silence_s
 from oakestra.wire.native import Aggregate, Claim, Version, WorkerSummary
 
@@ -62,6 +63,8 @@ class Observed:
     clusters: Mapping[ClusterId, ClusterSeen]
     refused: Mapping[tuple[Slot, ClusterId], Refused]
     """Clusters that could not take a slot, as long as nothing changed there: a slot is not sent in circles."""
+    turned_since_s: Mapping[Slot, float]
+    """Since when a successor in another cluster serves, while its predecessor is still there."""
     standing: Mapping[ServiceId, Standing]
     """Of every update under way, since when it is as it is."""
     quarantined: Mapping[str, float]
@@ -93,6 +96,9 @@ def observe(
         withdrawals={record.placed: record for record in state.withdrawals.values()},
         clusters=clusters,
         refused=_refused(state.refused, slots, clusters),
+        turned_since_s=since(
+            (slot for slot, record in slots.items() if record.turned), state.turned_since_s, now_s
+        ),
         standing=_standing(state, now_s),
         quarantined={key: record.until_wall_s for key, record in state.quarantine.items()},
         now_wall_s=now_wall_s,

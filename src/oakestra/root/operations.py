@@ -282,7 +282,9 @@ class Operations:
     async def remove_cluster(self, asker: Principal, id: str) -> ClusterRecord:
         """Forget a cluster that holds nothing; should it come back, it is a new member."""
         record = self._cluster(id)
-        held = sum(slot.cluster == record.id for slot in self._state.slots.values())
+        held = sum(
+            holder == record.id for slot in self._state.slots.values() for holder, _ in slot.placements
+        )
         if held:
             raise Conflict(
                 f"cluster {record.name} has {held} instances; move them away first: oak cluster drain {record.name}"

@@ -4,111 +4,33 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
+from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
-from oakestra.model.service import Resources, ServiceSpec
+from oakestra.model.service import Resources, ServiceSpec, UpdateOrder
+from oakestra.root.decisions import (
+    Decision,
+    EndQuarantine,
+    Forget,
+    ForgetApplication,
+    ForgetService,
+    ForgetSlot,
+    Move,
+    Note,
+    Place,
+    Unplaceable,
+    Withdraw,
+)
+from oakestra.root.moves import departures, drained, on_their_way, still_serving
 from oakestra.root.observe import ClusterSeen, Observed
-from oakestra.root.rebuild import Decline, TakeOver, claims
-from oakestra.root.rollout import Fail, Progress, rollouts
+from oakestra.root.rebuild.plan import TakeOver, claims
+from oakestra.root.rollout import rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
 from oakestra.scheduling.liveness import Liveness
-from oakestra.scheduling.placement import CandidateVerdict, Choice, choose_cluster
+from oakestra.scheduling.placement import Choice, choose_cluster
 from oakestra.scheduling.request import ClusterCandidate, Pool, Request
 from oakestra.wire.native import Aggregate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Give a slot to a cluster as a new placement."""
-
-    slot: Slot
-    cluster: ClusterId
-    placement: int
-    reason: str
-    verdicts: tuple[CandidateVerdict, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unplaceable:
-    """No cluster will do; the slot stays where it is, if anywhere, and waits."""
-
-    slot: Slot
-    reason: str
-    verdicts: tuple[CandidateVerdict, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdraw:
-    """A placement must go from a cluster."""
-
-    placed: Placement
-    cluster: ClusterId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """A truer status of a slot's current placement arrived."""
-
-    slot: Slot
-    status: InstanceStatus
-    store: int
-    """Epoch of the cluster's store it comes from."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forget:
-    """A withdrawn placement was seen gone."""
-
-    placed: Placement
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetSlot:
-    """Nothing of a slot that nobody wants is left: its address may rest."""
-
-    slot: Slot
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetService:
-    """The last slot of a deleted service is gone."""
-
-    service: ServiceId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetApplication:
-    """The last service of a deleted application is gone."""
-
-    application: ApplicationId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndQuarantine:
-    """An address has rested long enough."""
-
-    key: str
-
-
-Decision = (
-    Place
-    | Unplaceable
-    | Withdraw
-    | Note
-    | Forget
-    | ForgetSlot
-    | ForgetService
-    | ForgetApplication
-    | EndQuarantine
-    | TakeOver
-    | Decline
-    | Progress
-    | Fail
-)
-
 
 CLUSTER_GRACE_S = 60.0
 """A lost cluster's instances are placed elsewhere after so much silence, unless the SLA says otherwise: they may well go
@@ -139,13 +61,14 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
     )
 
 
-def _changes(observed: Observed, ledger: _Ledger) -> Iterator[Note | Withdraw | Place | Unplaceable]:
+def _changes(observed: Observed, ledger: _Ledger) -> Iterator[Note | Withdraw | Place | Move | Unplaceable]:
     yield from _notes(observed)
+    yield from departures(observed)
     yield from _unwanted(observed)
     yield from _placements(observed, ledger)
 
 
-def _slot_of(decision: Note | Withdraw | Place | Unplaceable) -> Slot:
+def _slot_of(decision: Note | Withdraw | Place | Move | Unplaceable) -> Slot:
     return decision.placed.slot if isinstance(decision, Withdraw) else decision.slot
 
 
@@ -167,8 +90,12 @@ def _shown_gone(cluster: ClusterSeen, withdrawal: WithdrawalRecord, *, epoch: in
 
 def _notes(observed: Observed) -> Iterator[Note]:
     for slot, record in sorted(observed.slots.items()):
-        cluster = observed.clusters.get(record.cluster) if record.cluster else None
-        seen = cluster.statuses.get(_placed(record)) if cluster else None
+        serving = still_serving(observed, record)
+        where = (
+            record.leaving.cluster if record.leaving is not None and serving is not None else record.cluster
+        )
+        cluster = observed.clusters.get(where) if where else None
+        seen = serving or (cluster.statuses.get(record.placed) if cluster else None)
         if cluster is None or seen is None:
             continue
         truer = _unless_lost(_truer(record, seen, cluster), cluster)
@@ -199,14 +126,10 @@ def _unless_lost(status: InstanceStatus, cluster: ClusterSeen) -> InstanceStatus
     return replace(status, ready=False, reason=f"worker {lost[status.worker]} is lost")
 
 
-def _placed(record: SlotRecord) -> Placement:
-    return Placement(record.slot.service, record.slot.number, record.placement)
-
-
 def _unwanted(observed: Observed) -> Iterator[Withdraw]:
     for _, record in sorted(observed.slots.items()):
         if record.cluster is not None and not record.wanted:
-            yield Withdraw(placed=_placed(record), cluster=record.cluster, reason="no longer wanted")
+            yield Withdraw(placed=record.placed, cluster=record.cluster, reason="no longer wanted")
 
 
 class _Ledger:
@@ -218,9 +141,12 @@ class _Ledger:
         self._services: defaultdict[ClusterId, Counter[ServiceId]] = defaultdict(Counter)
         for slot, record in observed.slots.items():
             service = observed.services.get(slot.service)
-            if record.cluster is None or service is None:
+            if service is None:
                 continue
-            self._services[record.cluster][slot.service] += 1
+            for holder, _ in record.placements:
+                self._services[holder][slot.service] += 1
+            if record.cluster is None:
+                continue
             cluster = observed.clusters.get(record.cluster)
             if cluster is not None and not _counted(cluster, record, observed.epoch):
                 self._pending[record.cluster] += service.spec.resources
@@ -243,6 +169,9 @@ class _Ledger:
         ]
 
     def _refused(self, slot: Slot, cluster: ClusterId) -> str:
+        record = self._observed.slots[slot]
+        if record.leaving is not None and record.leaving.cluster == cluster:
+            return "its earlier placement is on its way out of there"
         refused = self._observed.refused.get((slot, cluster))
         return refused.reason if refused else ""
 
@@ -285,49 +214,64 @@ def _unusable(cluster: ClusterSeen) -> str:
     return ""
 
 
-def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Unplaceable | Withdraw]:
-    moving = _moving(observed)
+def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Move | Unplaceable | Withdraw]:
+    moving = on_their_way(observed)
     for slot, record in sorted(observed.slots.items()):
         service = observed.services.get(slot.service)
         if service is None or not record.wanted:
             continue
-        refusal = _why_move(observed, record, service.spec)
-        if not refusal and (slot in moving or slot.service not in {other.service for other in moving}):
-            refusal = _drained(observed, record)
-        if record.cluster is not None and not refusal:
+        why = _why_move(observed, record, service.spec)
+        asked = "" if why else drained(observed, record)
+        serves = bool(asked) and record.is_ready and record.leaving is None
+        full = moving[slot.service] >= service.spec.update.parallel
+        if (record.cluster is not None and not why and not asked) or (serves and full):
             continue
-        moving.add(slot)
+        if record.cluster is None and _must_be_gone_first(observed, record, service.spec):
+            continue
         verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot))
-        if isinstance(verdict, Choice):
-            if record.cluster is not None:
-                yield Withdraw(placed=_placed(record), cluster=record.cluster, reason=refusal)
-            cluster = ClusterId(verdict.id)
-            ledger.reserve(cluster, service.spec)
-            yield Place(
+        if not isinstance(verdict, Choice):
+            yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
+            continue
+        moving[slot.service] += serves
+        if serves and service.spec.update.order is UpdateOrder.STOP_FIRST:
+            yield Withdraw(placed=record.placed, cluster=_home(record), reason=asked)
+            continue
+        cluster = ClusterId(verdict.id)
+        ledger.reserve(cluster, service.spec)
+        if serves:
+            yield Move(
                 slot=slot,
                 cluster=cluster,
                 placement=record.placement + 1,
-                reason=f"{verdict.name}: {verdict.reason}",
+                reason=f"{verdict.name}: {verdict.reason} ({asked})",
+                why=asked,
                 verdicts=verdict.verdicts,
             )
-        else:
-            yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
+            continue
+        if record.cluster is not None:
+            yield Withdraw(placed=record.placed, cluster=record.cluster, reason=why or asked)
+        yield Place(
+            slot=slot,
+            cluster=cluster,
+            placement=record.placement + 1,
+            reason=f"{verdict.name}: {verdict.reason}",
+            verdicts=verdict.verdicts,
+        )
 
 
-def _moving(observed: Observed) -> set[Slot]:
-    """Return the wanted slots that do not serve now: of a service at most one more is taken away on purpose."""
-    return {
-        slot
-        for slot, record in observed.slots.items()
-        if record.wanted and (record.status is None or not record.status.ready)
-    }
+def _home(record: SlotRecord) -> ClusterId:
+    assert record.cluster is not None, "only what has a place leaves it"
+    return record.cluster
 
 
-def _drained(observed: Observed, record: SlotRecord) -> str:
-    cluster = observed.clusters.get(record.cluster) if record.cluster else None
-    if cluster is None or cluster.record.availability is not Availability.DRAINING:
-        return ""
-    return f"cluster {cluster.record.name} is drained"
+def _must_be_gone_first(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
+    """Tell whether an earlier placement, which a live cluster still holds, must be gone before there is another."""
+    return spec.update.order is UpdateOrder.STOP_FIRST and any(
+        placed.slot == record.slot
+        and (cluster := observed.clusters.get(withdrawal.cluster)) is not None
+        and cluster.liveness is Liveness.LIVE
+        for placed, withdrawal in observed.withdrawals.items()
+    )
 
 
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> str:
@@ -338,7 +282,7 @@ def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> str:
     if cluster is None:
         return "its cluster was removed"
     if cluster.liveness is not Liveness.LOST:
-        return cluster.refusals.get(_placed(record), "")
+        return cluster.refusals.get(record.placed, "")
     policy = spec.disconnect
     grace_s = CLUSTER_GRACE_S if policy.lost_after_s is None else policy.lost_after_s
     if policy.replace and cluster.silent_s >= grace_s:
@@ -353,7 +297,7 @@ def _tombstones(
     finished = {
         slot
         for slot, record in observed.slots.items()
-        if not record.wanted and record.cluster is None and slot not in waiting
+        if not record.wanted and not record.placements and slot not in waiting
     }
     for slot in sorted(finished):
         yield ForgetSlot(slot=slot)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from oakestra.model.address import Peer, worker_subnet
-from oakestra.model.ids import ClusterId, OrganizationId, ServiceId, WorkerId
-from oakestra.model.instance import Placement
+from oakestra.model.ids import ClusterId, OrganizationId, WorkerId
+from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.model.service import InstanceAddress
 from oakestra.root.observe import Observed
 from oakestra.root.state import ServiceRecord, SlotRecord
@@ -22,16 +23,28 @@ from oakestra.wire.native import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """An attempt that runs somewhere, as others may need it for routes."""
+
+    record: SlotRecord
+    cluster: ClusterId
+    status: InstanceStatus
+    serves: bool
+    """Others are led to it."""
+
+
 def cluster_assignments(observed: Observed) -> dict[ClusterId, ClusterAssignment]:
     """Return what each cluster should have, without versions."""
-    held: defaultdict[ClusterId, list[SlotRecord]] = defaultdict(list)
+    held: defaultdict[ClusterId, list[AssignedSlot]] = defaultdict(list)
     for _, record in sorted(observed.slots.items()):
-        if record.cluster is not None and record.slot.service in observed.services:
-            held[record.cluster].append(record)
+        if record.slot.service in observed.services:
+            for cluster, placed in record.placements:
+                held[cluster].append(_assigned(observed, record, placed))
     withdrawn: defaultdict[ClusterId, list[Placement]] = defaultdict(list)
     for placed, withdrawal in sorted(observed.withdrawals.items()):
         withdrawn[withdrawal.cluster].append(placed)
-    remote = _Remote(observed, held)
+    remote = _Remote(observed)
     return {
         id: _assignment(observed, id, held[id], withdrawn[id], remote) for id in sorted(observed.clusters)
     }
@@ -40,34 +53,35 @@ def cluster_assignments(observed: Observed) -> dict[ClusterId, ClusterAssignment
 def _assignment(
     observed: Observed,
     id: ClusterId,
-    held: list[SlotRecord],
+    held: list[AssignedSlot],
     withdrawn: list[Placement],
     remote: _Remote,
 ) -> ClusterAssignment:
-    services = sorted({record.slot.service for record in held})
+    services = sorted({assigned.placed.service for assigned in held})
     tenants = {observed.services[service].spec.tenant for service in services}
     elsewhere = remote.present(tenants, besides=id)
     seen = observed.clusters[id].record
     return ClusterAssignment(
         version=Version(),
         services=tuple(observed.services[service].spec for service in services),
-        slots=tuple(_assigned(observed, record) for record in held),
+        slots=tuple(held),
         withdrawn=tuple(withdrawn),
         origins=tuple(_origin(observed, observed.services[service]) for service in services),
         subnet_lease=(seen.subnet_first, seen.subnet_count),
         remote_services=tuple(
             observed.services[service].spec
-            for service in sorted({record.slot.service for record in elsewhere} - set(services))
+            for service in sorted({one.record.slot.service for one in elsewhere} - set(services))
         ),
-        remotes=tuple(_instance(record, ready=_serves(observed, record)) for record in elsewhere),
+        remotes=tuple(_instance(one) for one in elsewhere),
         peers=tuple(remote.peers(elsewhere)),
     )
 
 
-def _assigned(observed: Observed, record: SlotRecord) -> AssignedSlot:
+def _assigned(observed: Observed, record: SlotRecord, placed: Placement) -> AssignedSlot:
     once = not observed.services[record.slot.service].spec.disconnect.replace
     seen_on = record.status.worker if once and record.status is not None else WorkerId("")
-    return AssignedSlot(placed=_placed(record), address=record.address, seen_on=seen_on)
+    turned = record.turned and placed != record.placed
+    return AssignedSlot(placed=placed, address=record.address, seen_on=seen_on, turned=turned)
 
 
 def _origin(observed: Observed, service: ServiceRecord) -> Origin:
@@ -82,28 +96,24 @@ def _origin(observed: Observed, service: ServiceRecord) -> Origin:
 
 
 class _Remote:
-    """Instances of every tenant that have a place, by cluster, worked out once for all clusters."""
+    """What runs of every tenant, by cluster, worked out once for all clusters."""
 
-    def __init__(self, observed: Observed, held: dict[ClusterId, list[SlotRecord]]) -> None:
-        self._present: defaultdict[OrganizationId, list[SlotRecord]] = defaultdict(list)
-        for _, records in sorted(held.items()):
-            for record in records:
-                if record.status is not None and record.status.namespace != InstanceAddress():
-                    self._present[_tenant(observed, record.slot.service)].append(record)
+    def __init__(self, observed: Observed) -> None:
+        self._present: defaultdict[OrganizationId, list[_Present]] = defaultdict(list)
+        successors = _successors(observed)
+        for slot, record in sorted(observed.slots.items()):
+            service = observed.services.get(slot.service)
+            if service is not None:
+                self._present[service.spec.tenant] += _present(observed, record, successors[slot])
         self._workers: dict[WorkerId, WorkerSummary] = {
             worker.id: worker for cluster in observed.clusters.values() for worker in cluster.workers
         }
 
-    def present(self, tenants: set[OrganizationId], *, besides: ClusterId) -> list[SlotRecord]:
-        return [
-            record
-            for tenant in sorted(tenants)
-            for record in self._present[tenant]
-            if record.cluster != besides
-        ]
+    def present(self, tenants: set[OrganizationId], *, besides: ClusterId) -> list[_Present]:
+        return [one for tenant in sorted(tenants) for one in self._present[tenant] if one.cluster != besides]
 
-    def peers(self, records: list[SlotRecord]) -> Iterator[Peer]:
-        for id in sorted({record.status.worker for record in records if record.status}):
+    def peers(self, present: list[_Present]) -> Iterator[Peer]:
+        for id in sorted({one.status.worker for one in present}):
             worker = self._workers.get(id)
             if worker is not None and worker.host and worker.subnet_indexes:
                 yield Peer(
@@ -114,26 +124,51 @@ class _Remote:
                 )
 
 
-def _tenant(observed: Observed, service: ServiceId) -> OrganizationId:
-    return observed.services[service].spec.tenant
+def _successors(observed: Observed) -> Mapping[Slot, list[tuple[ClusterId, InstanceStatus]]]:
+    """Return the attempts that are to replace one which still serves in the same cluster."""
+    found: defaultdict[Slot, list[tuple[ClusterId, InstanceStatus]]] = defaultdict(list)
+    for id, cluster in sorted(observed.clusters.items()):
+        for status in cluster.successors:
+            found[status.key.slot].append((id, status))
+    return found
 
 
-def _serves(observed: Observed, record: SlotRecord) -> bool:
+def _present(
+    observed: Observed, record: SlotRecord, successors: Sequence[tuple[ClusterId, InstanceStatus]]
+) -> Iterator[_Present]:
+    """Yield what runs of a slot: what serves, and whatever is to follow or to go, which may speak with others, too."""
+    cluster, serving = record.serving
+    if cluster is not None and record.status is not None:
+        yield from _placed(record, cluster, record.status, serves=_serves(observed, record, cluster))
+    for holder, placed in record.placements:
+        seen = observed.clusters.get(holder)
+        status = seen.statuses.get(placed) if seen is not None else None
+        if placed != serving and status is not None:
+            yield from _placed(record, holder, status, serves=False)
+    rightful = {(holder, placed) for holder, placed in record.placements}
+    for holder, status in successors:
+        if (holder, status.key.placed) in rightful:
+            yield from _placed(record, holder, status, serves=False)
+
+
+def _placed(
+    record: SlotRecord, cluster: ClusterId, status: InstanceStatus, *, serves: bool
+) -> Iterator[_Present]:
+    if status.namespace != InstanceAddress():
+        yield _Present(record, cluster, status, serves)
+
+
+def _serves(observed: Observed, record: SlotRecord, id: ClusterId) -> bool:
     """Tell whether others may be led to an instance: nobody is led into a cluster that is lost."""
-    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    cluster = observed.clusters.get(id)
     reachable = cluster is not None and cluster.liveness is not Liveness.LOST
-    return reachable and record.wanted and record.status is not None and record.status.ready
+    return reachable and record.wanted and record.is_ready
 
 
-def _instance(record: SlotRecord, *, ready: bool) -> RemoteInstance:
-    assert record.status is not None, "only what has a place is remote"
+def _instance(present: _Present) -> RemoteInstance:
     return RemoteInstance(
-        placed=_placed(record),
-        instance=record.address,
-        namespace=record.status.namespace,
-        ready=ready,
+        placed=present.status.key.placed,
+        instance=present.record.address,
+        namespace=present.status.namespace,
+        ready=present.serves,
     )
-
-
-def _placed(record: SlotRecord) -> Placement:
-    return Placement(record.slot.service, record.slot.number, record.placement)

@@ -114,3 +114,6 @@ def _attempts(observed: Observed, record: SlotRecord) -> Iterator[InstanceStatus
     for status in cluster.successors if cluster else ():
         if status.key.slot == record.slot and status.key.placement == record.placement:
             yield status
+    moved = cluster.statuses.get(record.placed) if cluster and record.leaving is not None else None
+    if moved is not None:
+        yield moved

@@ -121,6 +121,15 @@ class ServiceRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """A placement that goes as soon as its successor in another cluster serves."""
+
+    cluster: ClusterId
+    placement: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRecord:
     """One copy of a service that somebody wants, or wanted."""
 
@@ -135,14 +144,53 @@ class SlotRecord:
     """Where it is placed; None: nowhere (yet)."""
     since_generation: int = 0
     """The first generation of that cluster's assignment that says so."""
+    leaving: Leaving | None = None
+    """An earlier placement that serves until the current one is ready, and a little longer."""
     reason: str = ""
     """Why it is where it is, or why it is nowhere."""
     verdicts: tuple[CandidateVerdict, ...] = ()
     status: InstanceStatus | None = None
-    """The truest report about the current placement."""
+    """The truest report about the placement that serves."""
     status_store: int = 0
     """Epoch of the cluster's store that `status` comes from."""
     changed_wall_s: float = 0.0
+
+    @property
+    def placed(self) -> Placement:
+        return Placement(*self.slot, self.placement)
+
+    @property
+    def leaving_placed(self) -> Placement:
+        """The placement that is being replaced."""
+        assert self.leaving is not None, "asked only while something leaves"
+        return Placement(*self.slot, self.leaving.placement)
+
+    @property
+    def placements(self) -> tuple[tuple[ClusterId, Placement], ...]:
+        """Every placement that has a right to be there, and where."""
+        current = ((self.cluster, self.placed),) if self.cluster is not None else ()
+        leaving = ((self.leaving.cluster, self.leaving_placed),) if self.leaving is not None else ()
+        return (*current, *leaving)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status is not None and self.status.ready
+
+    @property
+    def turned(self) -> bool:
+        """Its successor serves already; the earlier placement only waits for everybody to know."""
+        return (
+            self.leaving is not None
+            and self.status is not None
+            and self.status.key.placement == self.placement
+        )
+
+    @property
+    def serving(self) -> tuple[ClusterId | None, Placement]:
+        """The placement that `status` is about, and where it is."""
+        if self.leaving is not None and not self.turned:
+            return self.leaving.cluster, self.leaving_placed
+        return self.cluster, self.placed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +292,8 @@ class RootState:
         self.views: dict[ClusterId, ClusterView] = {}
         self.standing: Mapping[ServiceId, Standing] = {}
         """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
+        self.turned_since_s: Mapping[Slot, float] = {}
+        """Since when a successor in another cluster serves, while its predecessor is still there; memory only."""
         self.refused: Mapping[tuple[Slot, ClusterId], Refused] = {}
         """Refusals that still hold, as the last pass saw them; memory only."""
         self.usage: dict[InstanceKey, InstanceUsage] = {}

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ClusterId
 from oakestra.model.instance import Placement, Slot
+from oakestra.root.decisions import Decision, Forget, ForgetSlot, Move, Place, Unplaceable, Withdraw
 from oakestra.root.observe import Observed
-from oakestra.root.plan import Decision, Forget, ForgetSlot, Place, Unplaceable, Withdraw
-from oakestra.root.rebuild import Decline, TakeOver
+from oakestra.root.rebuild.plan import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import RolloutState
 from oakestra.scheduling.liveness import Liveness
@@ -19,7 +19,10 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
     """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
     for decision in decisions:
         match decision:
-            case Place(slot=slot, cluster=cluster, placement=placement, reason=reason):
+            case (
+                Place(slot=slot, cluster=cluster, placement=placement, reason=reason)
+                | Move(slot=slot, cluster=cluster, placement=placement, reason=reason)
+            ):
                 yield from _requested(slot, observed)
                 yield _about(slot, EventKind.PLACED, reason, _name(observed, cluster), placement)
             case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:

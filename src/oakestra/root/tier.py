@@ -16,12 +16,14 @@ from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.root import story
+from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import Observed, observe
-from oakestra.root.plan import Decision, plan
+from oakestra.root.plan import plan
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
+from oakestra.scheduling.lingering import LINGER_S
 from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
 from oakestra.store.event_log import EventLog
@@ -216,6 +218,7 @@ class Root:
             await self._begin_anew()
         observed = self._observe()
         self.state.refused, self.state.standing = observed.refused, observed.standing
+        self.state.turned_since_s = observed.turned_since_s
         decisions = plan(observed)
         self._tell(observed, decisions)
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
@@ -277,6 +280,7 @@ class Root:
         rolling_s = next_deadline_s(observed)
         if rolling_s is not None:
             due.append(rolling_s)
+        due += [at_s + LINGER_S - observed.now_s for at_s in observed.turned_since_s.values()]
         if self._resend:
             due.append(RESEND_EVERY_S)
         return max(min(due), 0.01) if due else None

@@ -160,9 +160,13 @@ class Watch:
             self._epoch = self._world.root.disk.epoch
             self._orders.clear()
         for record in durable(self._world)[1]:
-            seen = (record.status_store, *order(record.status)) if record.status else ()
-            now = (record.placement, *seen)
             before = self._orders.get(record.slot, ())
+            if record.status is None:
+                if record.cluster is not None and before[:2] == (record.placement, record.placement):
+                    yield f"root forgot how {record.slot} is"
+                continue
+            at = record.status.key.placement
+            now = (record.placement, at, record.status_store, *order(record.status))
             if now < before:
                 yield f"the status of {record.slot} went back from {before} to {now}"
             self._orders[record.slot] = now
@@ -237,7 +241,7 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
         if (waits := _waits_there(world, held, spec)) is not None:
             return waits
     elif cluster is not None and not spec.disconnect.replace:
-        return ""
+        return _leaving(world, record) or ""
     if not record.reason:
         return f"{record.slot} waits without a reason"
     fits = [
@@ -262,10 +266,18 @@ def _waits_there(world: World, held: HeldSlot, spec: ServiceSpec) -> str | None:
 
 def _leaving(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | None:
     """Return where the earlier attempt of a slot goes on, as its successor fits nowhere."""
-    cluster = world.cluster_of(record.cluster) if record.cluster else None
-    held = cluster.tier.state.slots.get(cluster_slot_key(record.slot)) if cluster and cluster.tier else None
-    worker = world.worker_of(held.leaving.worker) if held is not None and held.leaving is not None else None
-    return (worker, held.leaving_key) if worker is not None and worker.alive and held is not None else None
+    for id, placed in record.placements:
+        cluster = world.cluster_of(id)
+        held = (
+            cluster.tier.state.slots.get(cluster_slot_key(record.slot)) if cluster and cluster.tier else None
+        )
+        if held is None or held.placed != placed:
+            continue
+        for worker_id, key in reversed(held.attempts):
+            worker = world.worker_of(worker_id)
+            if worker is not None and worker.alive:
+                return worker, key
+    return None
 
 
 def _is_open(worker: WorkerHost) -> bool:
@@ -375,7 +387,8 @@ def _routes(world: World, worker: WorkerHost) -> Iterator[str]:
     ready: defaultdict[str, dict[int, InstanceAddress]] = defaultdict(dict)
     for record in root.state.slots.values():
         status = record.status
-        cluster = world.cluster_of(record.cluster) if record.cluster else None
+        serving, _ = record.serving
+        cluster = world.cluster_of(serving) if serving else None
         reachable = cluster is not None and cluster.alive
         if reachable and status is not None and status.ready and record.wanted:
             ready[record.slot.service][record.slot.number] = status.namespace

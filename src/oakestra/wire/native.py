@@ -43,6 +43,8 @@ class AssignedSlot:
     address: InstanceAddress
     seen_on: WorkerId = WorkerId("")
     """Where root saw it last, if it must never run twice: for a cluster that lost its records."""
+    turned: bool = False
+    """Another cluster serves it by now: nobody is to be led here any more, and it will be withdrawn soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

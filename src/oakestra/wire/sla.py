@@ -496,6 +496,7 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
     one_shot = document.get("one_shot", False)
     default_restart = RestartPolicy.ON_FAILURE if one_shot else RestartPolicy.ALWAYS
     volumes = document.get("volumes", ())
+    disconnect = disconnect_policy(document.get("disconnect", {}))
     return Microservice(
         name=document["microservice_name"],
         namespace=document["microservice_namespace"],
@@ -511,8 +512,8 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
         one_shot=one_shot,
         restart=RestartPolicy(document.get("restart_policy", document.get("restart", default_restart))),
         health_check=health_check(document["health_check"]) if "health_check" in document else None,
-        update=update_policy(document.get("update_policy", {})),
-        disconnect=disconnect_policy(document.get("disconnect", {})),
+        update=update_policy(document.get("update_policy", {}), replaced=disconnect.replace),
+        disconnect=disconnect,
         constraints=tuple(_constraint(rule) for rule in document.get("constraints", ())),
         addresses=_wanted_addresses(document),
         document=document,

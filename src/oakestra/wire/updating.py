@@ -43,7 +43,12 @@ UPDATE_POLICY = closed(
 )
 
 
-def update_policy(found: Mapping[str, Any]) -> UpdatePolicy:
-    """Return what a checked `update_policy` says."""
+def update_policy(found: Mapping[str, Any], *, replaced: bool = True) -> UpdatePolicy:
+    """Return what a checked `update_policy` says.
+
+    Of a service whose instances are not `replaced` when they are out of reach two would do harm, so never two it is,
+    unless the SLA says otherwise.
+    """
     settings = {key: value for key, value in found.items() if key != "order"}
-    return UpdatePolicy(order=UpdateOrder(found.get("order", UpdateOrder.START_FIRST)), **settings)
+    usual = UpdateOrder.START_FIRST if replaced else UpdateOrder.STOP_FIRST
+    return UpdatePolicy(order=UpdateOrder(found.get("order", usual)), **settings)

@@ -12,8 +12,8 @@ import pytest
 from oakestra.model.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from oakestra.model.ids import OrganizationId, UserId
 from oakestra.model.instance import Slot
+from oakestra.root.decisions import ForgetService, ForgetSlot
 from oakestra.root.execute import apply
-from oakestra.root.plan import ForgetService, ForgetSlot
 from oakestra.root.state import RootState, slot_key
 from oakestra.root.users.access import ADMIN, APPLICATION_PROVIDER, ORGANIZATION_ADMIN, Principal
 from oakestra.store.fake import FakeStore

@@ -12,7 +12,7 @@ from oakestra.model.service import Application, InstanceAddress, ServiceAddresse
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import observe
 from oakestra.root.plan import plan
-from oakestra.root.rebuild import Decline
+from oakestra.root.rebuild.plan import Decline
 from oakestra.root.render import cluster_assignments
 from oakestra.root.state import (
     ClusterRecord,

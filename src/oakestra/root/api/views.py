@@ -8,7 +8,7 @@ from typing import Any
 
 from oakestra.control.clock import Clock
 from oakestra.model.ids import ClusterId, UserId, WorkerId
-from oakestra.model.instance import Phase, Placement
+from oakestra.model.instance import Phase
 from oakestra.model.machine import MachineUsage
 from oakestra.model.service import Resources
 from oakestra.root.history import POINTS_MAX
@@ -104,9 +104,10 @@ class Views:
 
     def own_clusters(self) -> list[api.Cluster]:
         """Return the clusters."""
-        placed: defaultdict[ClusterId | None, int] = defaultdict(int)
+        placed: defaultdict[ClusterId, int] = defaultdict(int)
         for slot in self._state.slots.values():
-            placed[slot.cluster] += 1
+            for cluster, _ in slot.placements:
+                placed[cluster] += 1
         return [self._own_cluster(record, placed[record.id]) for record in self._state.clusters.values()]
 
     def own_workers(self) -> list[api.Worker]:
@@ -258,22 +259,23 @@ class _Look:
     def _word(self, record: ServiceRecord, slot: SlotRecord) -> str:
         seen = SlotSeen(
             wanted=slot.wanted,
-            placed=slot.cluster is not None,
+            placed=slot.serving[0] is not None,
             tried=bool(slot.reason),
-            refused=Placement(*slot.slot, slot.placement) in self._refused,
+            refused=slot.serving[1] in self._refused,
             phase=slot.status.phase if slot.status else Phase.UNKNOWN,
         )
         return instance_status(seen, record.spec, known_clusters=self._known, live_clusters=self._live)
 
     def _instance(self, record: ServiceRecord, slot: SlotRecord) -> rest.InstanceView:
-        cluster = self._state.clusters.get(slot.cluster) if slot.cluster else None
+        cluster_id, _ = slot.serving
+        cluster = self._state.clusters.get(cluster_id) if cluster_id else None
         status = slot.status if cluster else None
         worker = self._workers.get(status.worker) if status else None
         return rest.InstanceView(
             number=slot.slot.number,
             status=self._word(record, slot),
             detail=(status.reason if status else "") or slot.reason,
-            cluster=slot.cluster,
+            cluster=cluster_id,
             cluster_location=cluster.location if cluster else "",
             worker=status.worker if status else rest.NO_WORKER,
             host=worker.host if worker else "",
@@ -286,7 +288,8 @@ class _Look:
 
     def _own_instance(self, record: ServiceRecord, slot: SlotRecord) -> api.Instance:
         shown = self._instance(record, slot)
-        cluster = self._state.clusters.get(slot.cluster) if slot.cluster else None
+        cluster_id, placed = slot.serving
+        cluster = self._state.clusters.get(cluster_id) if cluster_id else None
         worker = self._workers.get(shown.worker)
         status = slot.status
         return api.Instance(
@@ -301,12 +304,12 @@ class _Look:
                 api.Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
                 for verdict in slot.verdicts
             ),
-            placement=slot.placement,
+            placement=placed.placement,
             attempt=status.key.attempt if status else 0,
             restart=status.restart if status else 0,
             revision=status.revision if status else 0,
             cluster=cluster.name if cluster else "",
-            cluster_id=slot.cluster,
+            cluster_id=cluster_id,
             worker=worker.name if worker else "",
             worker_id=shown.worker,
             host=shown.host,

@@ -100,9 +100,10 @@ def instances(world: World, names: Names) -> Iterator[str]:
 def _row(world: World, names: Names, record: SlotRecord) -> tuple[str, ...]:
     status = record.status
     worker = world.worker_of(status.worker) if status is not None else None
-    cluster = world.cluster_of(record.cluster) if record.cluster else None
+    serving, placed = record.serving
+    cluster = world.cluster_of(serving) if serving else None
     word = status.phase.name if status is not None else "CLUSTER_ASSIGNED" if cluster else "REQUESTED"
-    attempt = f"{record.placement}.{status.key.attempt}" if status is not None else f"{record.placement}"
+    attempt = f"{placed.placement}.{status.key.attempt}" if status is not None else f"{placed.placement}"
     return (
         names.slot(record.slot),
         word if record.wanted else f"{word} (leaves)",

@@ -1,4 +1,4 @@
-"""Carry into root's records what `rebuild` decided to take over from a cluster."""
+"""Carry into root's records what `plan` decided to take over from a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from oakestra.model.service import InstanceAddress, ServiceSpec
-from oakestra.root.rebuild import TakeOver
+from oakestra.root.rebuild.plan import TakeOver
 from oakestra.root.state import (
     ApplicationRecord,
     OrganizationRecord,
@@ -44,6 +44,7 @@ def take_over(state: RootState, claim: TakeOver, *, now_wall_s: float) -> None:
             cluster=claim.cluster,
             since_generation=cluster.generation + 1,
             reason=f"{cluster.name} has it from records that root lost",
+            leaving=None,
             verdicts=(),
             status=None,
             changed_wall_s=now_wall_s,

@@ -87,15 +87,14 @@ def _unheard_of(observed: Observed) -> Iterator[Decline]:
 
 def _is_held(observed: Observed, placed: Placement, cluster: ClusterId) -> bool:
     record = observed.slots.get(placed.slot)
-    return record is not None and (record.cluster, record.placement) == (cluster, placed.placement)
+    return record is not None and (cluster, placed) in record.placements
 
 
 def _replaced(observed: Observed, claim: TakeOver) -> Iterator[Decline]:
     """Yield the end of an earlier placement that an older copy of the records still has somewhere."""
     record = observed.slots.get(claim.placed.slot)
-    if record is not None and record.cluster is not None:
-        placed = Placement(*record.slot, record.placement)
-        yield Decline(placed=placed, cluster=record.cluster, reason="a later placement was found")
+    for cluster, placed in record.placements if record is not None else ():
+        yield Decline(placed=placed, cluster=cluster, reason="a later placement was found")
 
 
 def _why_not(observed: Observed, claim: TakeOver) -> str:

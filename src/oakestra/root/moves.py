@@ -1,0 +1,111 @@
+"""Decide how a slot moves from one cluster to another while it serves. Pure.
+
+Start before stop, as within a cluster: the earlier placement goes on until its successor is ready, and a little longer,
+until everybody is led to that one. A service that wants it the other way round is withdrawn first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from oakestra.model.ids import ServiceId
+from oakestra.model.instance import InstanceStatus, Phase
+from oakestra.model.service import UpdateOrder
+from oakestra.root.decisions import Withdraw
+from oakestra.root.observe import Observed
+from oakestra.root.state import Availability, SlotRecord
+from oakestra.scheduling.lingering import LINGER_S
+from oakestra.scheduling.liveness import Liveness
+
+
+def departures(observed: Observed) -> Iterator[Withdraw]:
+    """Yield the end of every earlier placement that is of no use any more, or whose successor has served for long enough."""
+    for _, record in sorted(observed.slots.items()):
+        if record.leaving is not None and (why := _why_end(observed, record)):
+            yield Withdraw(placed=record.leaving_placed, cluster=record.leaving.cluster, reason=why)
+
+
+def _why_end(observed: Observed, record: SlotRecord) -> str:
+    assert record.leaving is not None, "asked only while something leaves"
+    cluster = observed.clusters.get(record.leaving.cluster)
+    if cluster is None:
+        return "its cluster was removed"
+    if not record.wanted:
+        return "no longer wanted"
+    if cluster.liveness is Liveness.LOST:
+        return f"cluster {cluster.record.name} is lost"
+    if record.leaving_placed in cluster.refusals:
+        return cluster.refusals[record.leaving_placed]
+    lingered_s = observed.now_s - observed.turned_since_s.get(record.slot, observed.now_s)
+    if record.turned and record.is_ready and lingered_s >= LINGER_S:
+        return f"its successor is ready: {record.leaving.reason}"
+    return ""
+
+
+def still_serving(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    """Return what is to be said of a slot whose earlier placement goes on serving; None once its successor does."""
+    if record.leaving is None or record.turned:
+        return None
+    successor = _status(observed, record)
+    if successor is not None and successor.ready:
+        return None
+    cluster = observed.clusters.get(record.leaving.cluster)
+    earlier = cluster.statuses.get(record.leaving_placed) if cluster else None
+    if earlier is None:
+        return record.status
+    return replace(earlier, reason=f"is being moved, {record.leaving.reason}: {_how_far(observed, record)}")
+
+
+def on_their_way(observed: Observed) -> Counter[ServiceId]:
+    """Count what of each service moves, or was taken away to move: so much its update policy limits.
+
+    Who starts first takes nothing away, so what does not get ready for other reasons keeps nothing from moving.
+    """
+    withdrawn = {
+        placed.slot
+        for placed, withdrawal in observed.withdrawals.items()
+        if (cluster := observed.clusters.get(withdrawal.cluster)) and cluster.liveness is Liveness.LIVE
+    }
+    counted: Counter[ServiceId] = Counter()
+    for slot, record in observed.slots.items():
+        service = observed.services.get(slot.service)
+        if service is None or not record.wanted:
+            continue
+        stops_first = service.spec.update.order is UpdateOrder.STOP_FIRST
+        # with verdicts it only waits for room: counting that would let nothing else of its service ever move
+        waits = record.cluster is None and slot not in withdrawn and bool(record.verdicts)
+        away = not waits if record.cluster is None else _starts(observed, record)
+        if record.leaving is not None or (stops_first and away):
+            counted[slot.service] += 1
+    return counted
+
+
+def drained(observed: Observed, record: SlotRecord) -> str:
+    """Say that a slot must leave its cluster because that is drained; nothing otherwise, or while it leaves another."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    draining = cluster is not None and cluster.record.availability is Availability.DRAINING
+    if cluster is None or not draining or record.turned:
+        return ""
+    return f"cluster {cluster.record.name} is drained"
+
+
+def _starts(observed: Observed, record: SlotRecord) -> bool:
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    here = cluster is not None and cluster.liveness is Liveness.LIVE and record.placed not in cluster.refusals
+    return here and not record.is_ready
+
+
+def _how_far(observed: Observed, record: SlotRecord) -> str:
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    if cluster is None:
+        return f"no cluster takes its successor yet ({record.reason})"
+    successor = _status(observed, record)
+    far = f"{Phase(successor.phase).name} {successor.reason}".strip() if successor else "not heard of yet"
+    return f"its successor in {cluster.record.name} is {far}"
+
+
+def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    return cluster.statuses.get(record.placed) if cluster else None

@@ -1,0 +1,1 @@
+"""Find again what a lost store of root knew, in the hands of clusters."""
