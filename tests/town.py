@@ -10,7 +10,8 @@ from oakestra.cluster.decisions import Decision
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, observe
 from oakestra.cluster.plan import plan
-from oakestra.cluster.render import serving, worker_assignments
+from oakestra.cluster.render.down import worker_assignments
+from oakestra.cluster.render.serving import serving
 from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
@@ -109,6 +110,8 @@ class Town:
             revisions = {spec.id: spec.revision for spec in told.services}
             runs = {key: revision for key, revision in self.runs[worker].items() if key not in withdrawn}
             for assigned in told.instances:
+                if assigned.continues in runs:
+                    runs[assigned.key] = runs.pop(assigned.continues)
                 if assigned.key not in withdrawn:
                     runs.setdefault(assigned.key, revisions[assigned.key.service])
             self.runs[worker] = runs

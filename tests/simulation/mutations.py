@@ -14,10 +14,11 @@ from multiprocessing import get_context
 from typing import Any
 
 from oakestra.cluster import execute as cluster_execute
-from oakestra.cluster import ledger, moves, render
+from oakestra.cluster import ledger, moves
 from oakestra.cluster import observe as cluster_observe
 from oakestra.cluster import plan as cluster_plan
 from oakestra.cluster import tier as cluster_tier
+from oakestra.cluster.render import down
 from oakestra.model.address import Route
 from oakestra.model.instance import InstanceStatus
 from oakestra.root import observe as root_observe
@@ -176,21 +177,21 @@ def the_latest_status_counts_not_the_truest() -> None:
 
 
 def instances_in_other_clusters_get_no_routes() -> None:
-    real = render._Routes.__init__
+    real = down._Routes.__init__
 
     def init(self: Any, observed: Any, remote: Any) -> None:
         real(self, observed, None)
 
-    _put(render._Routes, "__init__", init)
+    _put(down._Routes, "__init__", init)
 
 
 def routes_lead_to_one_instance_only() -> None:
-    real = render._service_routes
+    real = down._service_routes
 
     def routes(spec: Any, backends: Sequence[Any]) -> list[Route]:
         return list(real(spec, tuple(backends[:1])))
 
-    _put(render, "_service_routes", routes)
+    _put(down, "_service_routes", routes)
 
 
 def reports_count_from_one_again() -> None:

@@ -92,4 +92,33 @@ class Relieve:
     """Workers, and the generation of their assignment that says so."""
 
 
-Decision = Place | Move | Relieve | Adopt | Unplaceable | Withdraw | Forget | ForgetService | GrantSubnet
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """An attempt is out of reach, to be replaced, and may be taken back when its worker returns."""
+
+    slot: Slot
+    restart: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeBack:
+    """An attempt that was set aside goes on as the slot's next one, in place of its replacement."""
+
+    slot: Slot
+    attempt: int
+    reason: str
+
+
+Decision = (
+    SetAside
+    | TakeBack
+    | Place
+    | Move
+    | Relieve
+    | Adopt
+    | Unplaceable
+    | Withdraw
+    | Forget
+    | ForgetService
+    | GrantSubnet
+)

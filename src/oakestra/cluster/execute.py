@@ -14,11 +14,14 @@ from oakestra.cluster.decisions import (
     Move,
     Place,
     Relieve,
+    SetAside,
+    TakeBack,
     Unplaceable,
     Withdraw,
 )
 from oakestra.cluster.ledger import as_asked
 from oakestra.cluster.state import (
+    Aside,
     ClusterState,
     Held,
     Leaving,
@@ -84,6 +87,8 @@ def _vacate(state: ClusterState, record: SlotRecord, *, reason: str) -> None:
 def _held(record: SlotRecord | None, key: InstanceKey) -> Held | None:
     if record is not None and record.leaving is not None and record.leaving_key == key:
         return record.leaving.held
+    if record is not None and record.aside is not None and record.aside_key == key:
+        return record.aside.held
     return record.held if record is not None and record.key == key else None
 
 
@@ -118,6 +123,7 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
                 attempt=attempt,
                 revision=spec.revision,
                 held=as_asked(spec),
+                continues=0,
                 reason=reason,
                 verdicts=verdicts,
             )
@@ -130,6 +136,19 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             state.slots.put(slot_key(slot), replace(record, leaving=replace(record.leaving, relieved=routes)))
         case Adopt():
             _adopt(state, decision)
+        case SetAside(slot=slot, restart=restart):
+            record = state.slots[slot_key(slot)]
+            assert record.worker is not None, "only what has a place is set aside"
+            aside = Aside(
+                worker=record.worker,
+                attempt=record.attempt,
+                revision=record.revision,
+                restart=restart,
+                held=record.held,
+            )
+            state.slots.put(slot_key(slot), replace(record, worker=None, continues=0, aside=aside))
+        case TakeBack():
+            _take_back(state, decision)
         case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
@@ -162,11 +181,36 @@ def _move(state: ClusterState, move: Move) -> None:
         attempt=move.attempt,
         revision=spec.revision,
         held=as_asked(spec),
+        continues=0,
         leaving=leaving,
         reason=move.reason,
         verdicts=move.verdicts,
     )
     state.slots.put(slot_key(move.slot), moved)
+
+
+def _take_back(state: ClusterState, decision: TakeBack) -> None:
+    """Make an attempt that was set aside the current one; its replacement, if there is one, serves until it is proven."""
+    record = state.slots[slot_key(decision.slot)]
+    assert record.aside is not None, "only what was set aside is taken back"
+    replacement = None
+    if record.worker is not None:
+        replacement = Leaving(
+            worker=record.worker, attempt=record.attempt, held=record.held, reason=decision.reason
+        )
+    taken = replace(
+        record,
+        worker=record.aside.worker,
+        attempt=decision.attempt,
+        continues=record.aside.attempt,
+        revision=record.aside.revision,
+        held=record.aside.held,
+        leaving=replacement,
+        aside=None,
+        reason=decision.reason,
+        verdicts=(),
+    )
+    state.slots.put(slot_key(decision.slot), taken)
 
 
 def _adopt(state: ClusterState, adoption: Adopt) -> None:
@@ -178,7 +222,9 @@ def _adopt(state: ClusterState, adoption: Adopt) -> None:
         attempt=adoption.attempt,
         revision=adoption.revision,
         held=None,
+        continues=0,
         leaving=None,
+        aside=None,
         reason=adoption.reason,
     )
     state.slots.put(slot_key(adoption.slot), adopted)
@@ -188,7 +234,9 @@ def _without(record: SlotRecord, key: InstanceKey, reason: str) -> SlotRecord:
     """Return the record without one of its attempts."""
     if record.leaving is not None and record.leaving_key == key:
         return replace(record, leaving=None)
-    return replace(record, worker=None, reason=reason)
+    if record.aside is not None and record.aside_key == key:
+        return replace(record, aside=None)
+    return replace(record, worker=None, continues=0, reason=reason)
 
 
 def stamp(state: ClusterState, worker: WorkerId, digest: str) -> tuple[Version, bool]:

@@ -81,6 +81,8 @@ def _holdings(observed: Observed, gone: set[Withdrawn]) -> Iterator[tuple[Worker
             yield record.worker, service, record.held
         if record.leaving is not None:
             yield record.leaving.worker, service, record.leaving.held
+        if record.aside is not None:
+            yield record.aside.worker, service, record.aside.held
     for (id, key), withdrawal in observed.withdrawals.items():
         if (id, key) not in gone:
             yield id, key.service, withdrawal.held
@@ -93,7 +95,9 @@ def _strays(observed: Observed) -> Iterator[Withdrawn]:
     for id, worker in observed.workers.items():
         for key in worker.statuses:
             record = observed.slots.get(key.slot)
-            current = record is not None and (id, key) in record.attempts
+            current = record is not None and (
+                (id, key) in record.attempts or (id, key) == (record.worker, record.continued_key)
+            )
             if not current and (id, key) not in observed.withdrawals:
                 yield id, key
 

@@ -15,12 +15,14 @@ from oakestra.cluster.decisions import (
     ForgetService,
     GrantSubnet,
     Place,
+    SetAside,
     Unplaceable,
     Withdraw,
 )
 from oakestra.cluster.ledger import Ledger
 from oakestra.cluster.moves import finished, fits_after, moves
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
+from oakestra.cluster.reconcile import is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import ServiceId, WorkerId
@@ -50,11 +52,14 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
     placed = tuple(_placements(observed, ledger, {d.slot for d in adopted}))
     touched = {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*adopted, *placed, *withdrawn)}
-    moved = tuple(moves(observed, ledger, _attempts_seen(observed), besides=touched))
+    seen = _attempts_seen(observed)
+    back = tuple(returned(observed, ledger, seen, besides=touched))
+    touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in back}
+    moved = tuple(moves(observed, ledger, seen, besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
     relieved = tuple(decision for decision in turned if not isinstance(decision, Withdraw))
-    return (*forgotten, *adopted, *relieved, *withdrawn, *placed, *moved, *granted, *left)
+    return (*forgotten, *adopted, *relieved, *withdrawn, *placed, *back, *moved, *granted, *left)
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
@@ -91,7 +96,7 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
         yield Adopt(slot=slot, worker=id, attempt=attempt, revision=revision)
 
 
-def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw]:
+def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw | SetAside]:
     moved = {slot for slot, _, _ in adopted}
     for slot, record in sorted(observed.slots.items()):
         if record.worker is None:
@@ -101,6 +106,11 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
         elif _given_up(observed, record):
             name = worker.record.name if worker else record.worker
+            spec = observed.services.get(slot.service)
+            if spec is not None and is_set_aside(observed, record, spec):
+                seen = worker.statuses.get(record.key) if worker else None
+                yield SetAside(slot=slot, restart=seen.restart if seen else 0)
+                continue
             yield Withdraw(key=record.key, worker=record.worker, reason=f"worker {name} is lost")
     for id, worker in sorted(observed.workers.items()):
         for key in sorted(worker.statuses):
@@ -116,11 +126,17 @@ def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: s
     record = observed.slots.get(key.slot)
     if record is None:
         return "nobody asked for it" if observed.root_known and not observed.adopting else ""
-    if (worker, key) in record.attempts:
+    if (worker, key) in record.attempts or _goes_on(observed, record, worker, key):
         return ""
     if (key.placement, key.attempt) <= (record.placed.placement, record.attempt):
         return "a later attempt replaced it"
     return ""
+
+
+def _goes_on(observed: Observed, record: SlotRecord, worker: WorkerId, key: InstanceKey) -> bool:
+    """Tell whether an attempt is the current one, which its worker does not call by its new number yet."""
+    named = (worker, key) == (record.worker, record.continued_key)
+    return named and record.key not in observed.workers[worker].statuses
 
 
 def _placements(

@@ -52,6 +52,18 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """An attempt on a lost worker that may be taken back."""
+
+    worker: WorkerId
+    attempt: int
+    revision: int
+    restart: int
+    """When it was seen last."""
+    held: Held | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRecord:
     """A slot that root placed here, and which worker has it."""
 
@@ -70,8 +82,12 @@ class SlotRecord:
     """Of the service, when the current attempt was placed."""
     held: Held | None = None
     """By the current attempt; None: what its service asks for now."""
+    continues: int = 0
+    """The current attempt is this earlier one, which was taken back and has a new number; 0: it is not."""
     leaving: Leaving | None = None
     """An earlier attempt that serves until the current one is ready."""
+    aside: Aside | None = None
+    """An earlier attempt that was replaced because its worker was lost, and may be taken back."""
     reason: str = ""
     verdicts: tuple[CandidateVerdict, ...] = ()
 
@@ -84,7 +100,19 @@ class SlotRecord:
         """Every attempt that has a right to be there, and where."""
         current = ((self.worker, self.key),) if self.worker is not None else ()
         leaving = ((self.leaving.worker, self.leaving_key),) if self.leaving is not None else ()
-        return (*current, *leaving)
+        aside = ((self.aside.worker, self.aside_key),) if self.aside is not None else ()
+        return (*current, *leaving, *aside)
+
+    @property
+    def aside_key(self) -> InstanceKey:
+        """The attempt that may be taken back."""
+        assert self.aside is not None, "asked only while something is set aside"
+        return InstanceKey(*self.placed, self.aside.attempt)
+
+    @property
+    def continued_key(self) -> InstanceKey | None:
+        """The name that the current attempt had before it was taken back."""
+        return InstanceKey(*self.placed, self.continues) if self.continues else None
 
     @property
     def leaving_key(self) -> InstanceKey:

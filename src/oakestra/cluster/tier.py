@@ -13,7 +13,8 @@ from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, WorkerSeen, observe
 from oakestra.cluster.plan import plan
-from oakestra.cluster.render import cluster_report, worker_assignments
+from oakestra.cluster.render.down import worker_assignments
+from oakestra.cluster.render.up import cluster_report
 from oakestra.cluster.requests import Requests
 from oakestra.cluster.state import ClusterState, WorkerRecord, WorkerView
 from oakestra.control.clock import Clock

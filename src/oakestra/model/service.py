@@ -55,6 +55,22 @@ class UpdateOrder(StrEnum):
         return cls.START_FIRST
 
 
+class Reconcile(StrEnum):
+    """Which of two instances of one slot stays when a lost worker returns with the one that was replaced."""
+
+    KEEP_REPLACEMENT = "keep_replacement"
+    KEEP_ORIGINAL = "keep_original"
+    LONGEST_RUNNING = "longest_running"
+    """The original, unless it was started again while it was away."""
+    BEST_SCORE = "best_score"
+    """The one whose worker would be chosen now."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reconcile:
+        del value
+        return cls.KEEP_REPLACEMENT
+
+
 class ConstraintKind(StrEnum):
     """Rules a user may set about where a service runs; others are kept but not understood."""
 
@@ -202,6 +218,8 @@ class DisconnectPolicy:
     """Replaced elsewhere after so long. None: at once when its worker is lost, after a minute when its cluster is."""
     replace: bool = True
     """Whether it is replaced at all; not, where two of it would do harm."""
+    reconcile: Reconcile = Reconcile.KEEP_REPLACEMENT
+    """When its worker returns to the same cluster; from a cluster that was lost, the replacement is kept."""
     stop_after_s: float | None = None
     """On the cut-off side: stopped when its worker has heard nothing from its cluster for so long. None: goes on."""
 

@@ -331,13 +331,18 @@ def _runs(worker: WorkerHost, key: InstanceKey, record: SlotRecord) -> Iterator[
             yield f"root says {status.phase.name if status else 'nothing'} of {_short(key)}, it is over"
         return
     seen = worker.kept.containers.containers.get(instance.number)
-    if seen is None or seen.state is not ContainerState.RUNNING or key_of(seen) != key:
+    if seen is None or seen.state is not ContainerState.RUNNING or not _may_be(key_of(seen), key):
         yield f"{_short(key)} does not run on {worker.name}: {seen.state.value if seen else 'nothing there'}"
         return
     if status is None or status.key != key or status.phase is not Phase.RUNNING or not status.ready:
         yield f"root says of {_short(key)}, which runs: {status}"
     elif status.worker != worker.id or status.namespace != _attached(worker, instance.number):
         yield f"root says that {_short(key)} is elsewhere: {status}"
+
+
+def _may_be(made: InstanceKey, key: InstanceKey) -> bool:
+    """Tell whether what was made as one attempt may go on as that one: it keeps its label when it is taken back."""
+    return made.placed == key.placed and made.attempt <= key.attempt
 
 
 def _outdated(world: World, worker: WorkerHost, key: InstanceKey) -> Iterator[str]:

@@ -235,6 +235,7 @@ class User:
                 [
                     {"replace": False},
                     {"lost_after_s": 20},
+                    {"reconcile": random.choice(["keep_original", "longest_running", "best_score"])},
                     {"stop_after_s": 40},
                     {"stop_after_s": 30, "lost_after_s": 30},
                 ]

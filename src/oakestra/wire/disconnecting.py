@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oakestra.model.service import DisconnectPolicy
-from oakestra.wire.checks import described, flag
+from oakestra.model.service import DisconnectPolicy, Reconcile
+from oakestra.wire.checks import described, flag, one_of
 from oakestra.wire.closed import closed, seconds
 
 LOST_AFTER_S = (0, 30 * 24 * 3600)
@@ -27,6 +27,10 @@ DISCONNECT = closed(
             "Replaced elsewhere after so long; else at once when its worker is lost, after 60 s when its cluster is.",
         ),
         "replace": described(flag, "Whether it is replaced at all while it is out of reach."),
+        "reconcile": described(
+            one_of([policy.value for policy in Reconcile]),
+            "Which one stays when a lost worker returns with the one that was replaced.",
+        ),
         "stop_after_s": described(
             seconds(STOP_AFTER_S), "Stopped on its own side when its cluster has been silent for so long."
         ),
@@ -37,4 +41,6 @@ DISCONNECT = closed(
 
 def disconnect_policy(found: Mapping[str, Any]) -> DisconnectPolicy:
     """Return what a checked `disconnect` says."""
-    return DisconnectPolicy(**found)
+    settings = {key: value for key, value in found.items() if key != "reconcile"}
+    reconcile = Reconcile(found.get("reconcile", Reconcile.KEEP_REPLACEMENT))
+    return DisconnectPolicy(reconcile=reconcile, **settings)

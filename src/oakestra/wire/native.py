@@ -193,6 +193,8 @@ class AssignedInstance:
 
     key: InstanceKey
     address: InstanceAddress
+    continues: InstanceKey | None = None
+    """An earlier attempt on this worker that goes on under this name, if it is still there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

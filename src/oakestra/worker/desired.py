@@ -48,6 +48,8 @@ class LocalInstance:
     """Why this run is to end although its process goes on; empty while it may go on."""
     last_run: str = ""
     """How the run before this one ended; empty for the first."""
+    made_as: InstanceKey | None = None
+    """The attempt that this run was begun as, if its cluster calls it by a later number now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,8 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
         return desired
     specs = service_of(assignment.services)
     withdrawn = set(assignment.withdrawn)
-    kept = [_told(instance, withdrawn) for instance in desired.instances]
+    names = {assigned.continues: assigned.key for assigned in assignment.instances if assigned.continues}
+    kept = [_told(_named(instance, names), withdrawn) for instance in desired.instances]
     known = {instance.key for instance in kept}
     numbers = _free_numbers(instance.number for instance in kept)
     for assigned in assignment.instances:
@@ -104,6 +107,14 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
         routes=assignment.routes,
         peers=assignment.peers,
     )
+
+
+def _named(instance: LocalInstance, names: Mapping[InstanceKey, InstanceKey]) -> LocalInstance:
+    """Return the instance under the name that the cluster has for it now; what runs is not touched for that."""
+    name = names.get(instance.key)
+    if name is None:
+        return instance
+    return replace(instance, key=name, made_as=instance.made_as or instance.key)
 
 
 def _told(instance: LocalInstance, withdrawn: set[InstanceKey]) -> LocalInstance:

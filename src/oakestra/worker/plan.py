@@ -176,7 +176,7 @@ def _is_old(container: ContainerSeen, instance: LocalInstance) -> bool:
 
 def run_name(instance: LocalInstance) -> str:
     """Return what names one run of one instance."""
-    return "/".join(map(str, (*instance.key, instance.restart)))
+    return "/".join(map(str, (*(instance.made_as or instance.key), instance.restart)))
 
 
 def _after_end(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> Step | None:
@@ -373,6 +373,7 @@ def counted(instance: LocalInstance, step: Rerun) -> LocalInstance:
     return replace(
         instance,
         restart=instance.restart + 1,
+        made_as=None,
         crashes=step.crashes,
         healthy=False,
         given_up="",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from oakestra.cluster.observe import Observed, WorkerSeen
-from oakestra.cluster.render import worker_assignments
+from oakestra.cluster.render.down import worker_assignments
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
 from oakestra.model.address import RouteKind, host_address, worker_subnet
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from oakestra.cluster.render import cluster_report
+from collections.abc import Callable
+from dataclasses import replace
+
+from oakestra.cluster.render.up import cluster_report
 from oakestra.model.ids import WorkerId
-from oakestra.model.service import DisconnectPolicy
+from oakestra.model.machine import Capacity
+from oakestra.model.service import DisconnectPolicy, Reconcile, Resources
 from oakestra.wire.native import Version
 from town import SERVICE, Town, service
 
@@ -76,3 +80,84 @@ def test_when_the_lost_one_returns_the_older_attempt_goes() -> None:
     assert sum(len(runs) for runs in town.runs.values()) == 1
     assert not town.state.withdrawals
     assert town.state.services[SERVICE]
+
+
+def returned(
+    policy: DisconnectPolicy, *, meanwhile: Callable[[Town], None] = lambda _: None
+) -> tuple[bool, Town]:
+    """Tell whether the original is kept when its worker returns after it was replaced; nothing is ever doubled."""
+    town, home = cut_off(policy)
+    later(town, LOST_S)
+    assert elsewhere(town, home)
+    meanwhile(town)
+    town.away.clear()
+    for _ in range(30):
+        town.step()
+        assert town.revisions().total() <= 1, "one is led to"
+    town.rest()
+    assert sum(len(runs) for runs in town.runs.values()) == 1
+    assert not town.state.withdrawals
+    return not elsewhere(town, home), town
+
+
+def test_which_of_two_stays_is_what_its_policy_says() -> None:
+    assert not returned(DisconnectPolicy())[0]
+    assert returned(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))[0]
+    assert returned(DisconnectPolicy(reconcile=Reconcile.LONGEST_RUNNING))[0]
+
+
+def test_the_original_goes_on_under_a_later_number() -> None:
+    _, town = returned(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
+    (record,) = town.state.slots.values()
+    assert (record.attempt, record.continues, record.leaving, record.aside) == (3, 1, None, None)
+
+
+def test_the_better_place_is_kept() -> None:
+    def busy(town: Town) -> None:
+        (home,) = town.away
+        town.state.workers.put(
+            home,
+            replace(
+                town.state.workers[home],
+                capacity=Capacity(resources=Resources(memory_mib=150, vcpus=1), virtualizations=("docker",)),
+            ),
+        )
+
+    assert not returned(DisconnectPolicy(reconcile=Reconcile.BEST_SCORE), meanwhile=busy)[0]
+
+
+def test_what_was_updated_meanwhile_is_not_taken_back() -> None:
+    policy = DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL)
+
+    def update(town: Town) -> None:
+        town.want(service(disconnect=policy, revision=1), 1)
+        for _ in range(20):
+            town.step()
+
+    kept, town = returned(policy, meanwhile=update)
+    assert not kept
+    assert town.revisions() == {1: 1}
+
+
+def test_the_original_is_kept_where_nothing_replaced_it() -> None:
+    town = Town()
+    home = town.worker(0, 1000)
+    town.want(service(disconnect=DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL)), 1)
+    town.rest()
+    before = len(town.runs[home])
+    town.away.add(home)
+    later(town, LOST_S)
+    town.away.clear()
+    town.rest()
+    (record,) = town.state.slots.values()
+    assert (before, len(town.runs[home]), record.continues) == (1, 1, 1)
+
+
+def test_a_worker_that_is_removed_takes_its_claim_along() -> None:
+    town, home = cut_off(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
+    later(town, LOST_S)
+    town.state.workers.remove(home)
+    del town.runs[home]
+    town.rest()
+    (record,) = town.state.slots.values()
+    assert (record.aside, record.attempt) == (None, 2)

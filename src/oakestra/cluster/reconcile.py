@@ -1,0 +1,120 @@
+"""Decide which of two instances of one slot stays when a lost worker returns with the one that was replaced. Pure.
+
+The one that was replaced is set aside, not withdrawn, if its service may want it back. It keeps its slot's address, and
+nobody is led to it, until its worker is there again and the service's policy decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from oakestra.cluster.decisions import TakeBack, Withdraw
+from oakestra.cluster.ledger import Ledger, as_asked
+from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.state import Aside, Availability, SlotRecord
+from oakestra.model.ids import WorkerId
+from oakestra.model.instance import InstanceStatus, Slot
+from oakestra.model.service import Reconcile, ServiceSpec
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.placement import Choice, choose_worker
+from oakestra.scheduling.request import Request
+
+
+def returned(
+    observed: Observed, ledger: Ledger, attempts: Mapping[Slot, int], *, besides: set[Slot]
+) -> Iterator[TakeBack | Withdraw]:
+    """Yield what becomes of every attempt that was set aside, once that can be told.
+
+    `attempts` is the highest attempt anybody reported of each slot.
+    """
+    for slot, record in sorted(observed.slots.items()):
+        if record.aside is None or record.leaving is not None or slot in besides:
+            continue
+        worker = observed.workers.get(record.aside.worker)
+        spec = observed.services.get(slot.service)
+        why = _why_never(worker, spec, record.aside)
+        if why:
+            yield Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
+        elif worker is not None and spec is not None and worker.liveness is Liveness.LIVE and worker.complete:
+            yield _decided(
+                observed, ledger, record, worker, spec, max(record.attempt, attempts.get(slot, 0)) + 1
+            )
+
+
+def is_set_aside(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
+    """Tell whether an attempt that is given up may be wanted back: its worker is a member, and its service says so."""
+    return (
+        spec.disconnect.reconcile is not Reconcile.KEEP_REPLACEMENT
+        and record.aside is None
+        and record.leaving is None
+        and record.worker in observed.workers
+    )
+
+
+def _why_never(worker: WorkerSeen | None, spec: ServiceSpec | None, aside: Aside) -> str:
+    if worker is None:
+        return "its worker was removed"
+    if spec is None or spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
+        return "its replacement is kept"
+    if not spec.covers(aside.revision):
+        return f"updated to revision {spec.revision}"
+    if worker.record.availability is Availability.DRAINING:
+        return f"worker {worker.record.name} is drained"
+    return ""
+
+
+def _decided(
+    observed: Observed,
+    ledger: Ledger,
+    record: SlotRecord,
+    worker: WorkerSeen,
+    spec: ServiceSpec,
+    attempt: int,
+) -> TakeBack | Withdraw:
+    assert record.aside is not None, "asked only of what was set aside"
+    original = worker.statuses.get(record.aside_key)
+    if original is None or not original.ready:
+        why = "it came back and was not ready: its replacement is kept"
+        return Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
+    why = _better(observed, ledger, record, original, spec)
+    name = worker.record.name
+    if why:
+        return TakeBack(slot=record.placed.slot, attempt=attempt, reason=f"{name} is back: {why}")
+    reason = f"its replacement is kept ({spec.disconnect.reconcile.value})"
+    return Withdraw(key=record.aside_key, worker=record.aside.worker, reason=reason)
+
+
+def _better(
+    observed: Observed, ledger: Ledger, record: SlotRecord, original: InstanceStatus, spec: ServiceSpec
+) -> str:
+    """Say why the original is kept; nothing if its replacement is."""
+    assert record.aside is not None, "asked only of what was set aside"
+    there = observed.workers.get(record.worker) if record.worker else None
+    replacement = there.statuses.get(record.key) if there is not None else None
+    if replacement is None or not replacement.ready:
+        return "its replacement is not ready"
+    policy = spec.disconnect.reconcile
+    if policy is Reconcile.LONGEST_RUNNING:
+        return "it runs longest" if original.restart == record.aside.restart else ""
+    if policy is Reconcile.BEST_SCORE:
+        return "it has the better place" if _scores_better(ledger, record, spec) else ""
+    return "the original is kept"
+
+
+def _scores_better(ledger: Ledger, record: SlotRecord, spec: ServiceSpec) -> bool:
+    """Tell whether the original's worker would be chosen, if neither of the two were there."""
+    assert record.aside is not None, "asked only of what was set aside"
+    holds = {record.aside.worker: record.aside.held, record.worker: record.held}
+    freed = [
+        replace(
+            candidate,
+            free=candidate.free + (holds[WorkerId(candidate.id)] or as_asked(spec)).resources,
+            siblings=candidate.siblings - 1,
+            ports_taken=frozenset(),
+        )
+        for candidate in ledger.candidates(spec.id)
+        if candidate.id in holds
+    ]
+    verdict = choose_worker(Request.of(spec), freed)
+    return isinstance(verdict, Choice) and verdict.id == record.aside.worker

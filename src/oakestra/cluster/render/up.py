@@ -1,0 +1,133 @@
+"""Render what root should know of a cluster. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from oakestra.cluster.ledger import free_of
+from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.render.claims import claims
+from oakestra.cluster.render.serving import serving, status_of
+from oakestra.cluster.state import SlotRecord
+from oakestra.model.ids import WorkerId
+from oakestra.model.instance import InstanceStatus, Phase
+from oakestra.model.service import Resources
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.request import WorkerCandidate
+from oakestra.wire.native import Aggregate, ClusterReport, Refusal, Version, WorkerSummary
+
+
+def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: float) -> ClusterReport:
+    """Return what root should know, without a version."""
+    candidates = free_of(observed, vcpu_overcommit=vcpu_overcommit)
+    return ClusterReport(
+        version=Version(),
+        applied=applied,
+        complete=not observed.adopting,
+        store=observed.epoch,
+        statuses=tuple(_statuses(observed)),
+        successors=tuple(_successors(observed)),
+        refusals=tuple(_refusals(observed)),
+        claims=tuple(claims(observed)),
+        aggregates=tuple(_aggregates(candidates)),
+        workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
+    )
+
+
+def _refusals(observed: Observed) -> Iterator[Refusal]:
+    """Yield what no worker here can take, once all workers that seem to be there have said what they hold."""
+    if observed.adopting or any(
+        worker.liveness is not Liveness.LOST and not worker.reported for worker in observed.workers.values()
+    ):
+        return
+    for _, record in sorted(observed.slots.items()):
+        spec = observed.services.get(record.placed.service)
+        stays = spec is not None and record.may_still_run(spec)
+        if record.worker is None and record.leaving is None and record.reason and not stays:
+            yield Refusal(placed=record.placed, reason=record.reason)
+
+
+def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
+    for _, record in sorted(observed.slots.items()):
+        (worker, key), status = serving(observed, record)
+        if status is not None:
+            yield replace(status, worker=worker or WorkerId(""))
+        elif worker is not None:
+            yield InstanceStatus(
+                key=key,
+                phase=Phase.WORKER_ASSIGNED,
+                reason=_not_begun(observed, record, worker),
+                worker=worker,
+            )
+        else:
+            yield InstanceStatus(key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason)
+    for (id, key), withdrawal in sorted(observed.withdrawals.items()):
+        record_now = observed.slots.get(key.slot)
+        if record_now is not None and record_now.placed == key.placed:
+            continue  # the placement lives on; its earlier attempts are this cluster's own business
+        holder = observed.workers.get(id)
+        seen = holder.statuses.get(key) if holder else None
+        phase = Phase.WORKER_ASSIGNED if seen is None else seen.phase
+        status = seen or InstanceStatus(key=key, phase=phase)
+        yield replace(status, worker=id, ready=False, reason=withdrawal.reason)
+
+
+def _successors(observed: Observed) -> Iterator[InstanceStatus]:
+    """Yield the attempts that are to replace one which still serves."""
+    for _, record in sorted(observed.slots.items()):
+        (worker, _), _ = serving(observed, record)
+        status = status_of(observed, record.worker, record.key)
+        if record.leaving is not None and worker == record.leaving.worker and status is not None:
+            yield status
+
+
+def _not_begun(observed: Observed, record: SlotRecord, id: WorkerId) -> str:
+    """Say why an instance was not seen on its worker: what the worker complains of, or why it was chosen."""
+    worker = observed.workers.get(id)
+    return f"{worker.record.name}: {worker.trouble}" if worker and worker.trouble else record.reason
+
+
+def _aggregates(candidates: Mapping[WorkerId, WorkerCandidate]) -> Iterator[Aggregate]:
+    groups: defaultdict[tuple[str, str], list[WorkerCandidate]] = defaultdict(list)
+    for candidate in candidates.values():
+        if not candidate.unusable:
+            for virtualization in candidate.capacity.virtualizations:
+                groups[candidate.capacity.architecture, virtualization].append(candidate)
+    for (architecture, virtualization), members in sorted(groups.items()):
+        yield Aggregate(
+            architecture=architecture,
+            virtualization=virtualization,
+            workers=len(members),
+            total=sum((member.total for member in members), Resources()),
+            free=sum((member.free for member in members), Resources()),
+            largest_free=_largest([member.free for member in members]),
+        )
+
+
+def _largest(pieces: list[Resources]) -> Resources:
+    return Resources(
+        memory_mib=max(piece.memory_mib for piece in pieces),
+        vcpus=max(piece.vcpus for piece in pieces),
+        vgpus=max(piece.vgpus for piece in pieces),
+        vtpus=max(piece.vtpus for piece in pieces),
+        storage_mib=max(piece.storage_mib for piece in pieces),
+    )
+
+
+def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:
+    return WorkerSummary(
+        id=worker.record.id,
+        name=worker.record.name,
+        host=worker.record.host,
+        live=worker.liveness is not Liveness.LOST and worker.reported,
+        liveness=worker.liveness.value,
+        instances=candidate.instances,
+        capacity=worker.record.capacity,
+        free=candidate.free,
+        tunnel_port=worker.record.tunnel_port,
+        subnet_indexes=worker.record.subnet_indexes,
+        trouble=worker.trouble,
+        availability=worker.record.availability.value,
+    )
