@@ -67,7 +67,7 @@ def paragraph(copy: Copy, style: Style, *, now_wall_s: float) -> str:
 
 def chapter(part: Document, copy: Copy, style: Style) -> str:
     """Return what the cluster thought of each worker, and all that happened."""
-    parts = []
+    parts = [f"  what would help: {remedy}" for remedy in part["remedies"]]
     if part["workers"]:
         parts.append(indented(style.table(_columns("WORKER", copy.instance["worker"]), part["workers"])))
     if part["events"]:
@@ -86,6 +86,7 @@ def _part(story: Document, copy: Copy) -> Document:
     concerned = {copy.instance["cluster"], *(event["subject"] for event in events)}
     return {
         "workers": [verdict for each in thought for verdict in each["verdicts"]],
+        "remedies": [each["remedy"] for each in thought if each.get("remedy")],
         "events": events,
         "silent": [cluster for cluster in story["silent"] if cluster in concerned],
     }

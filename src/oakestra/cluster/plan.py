@@ -29,6 +29,7 @@ from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, Slot
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_worker
+from oakestra.scheduling.remedies import worker_remedy
 from oakestra.scheduling.request import Request
 
 SUBNET_RESERVE = 8
@@ -60,6 +61,15 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
     relieved = tuple(decision for decision in turned if not isinstance(decision, Withdraw))
     return (*forgotten, *adopted, *relieved, *withdrawn, *placed, *back, *moved, *granted, *left)
+
+
+def remedy(observed: Observed, record: SlotRecord, *, vcpu_overcommit: float) -> str:
+    """Return the least that would have to change for a slot without a worker to get one; nothing if nothing has to."""
+    spec = observed.services.get(record.placed.service)
+    if spec is None or _must_wait(observed, record):
+        return ""
+    ledger = Ledger(observed, set(), vcpu_overcommit=vcpu_overcommit)
+    return worker_remedy(Request.of(spec), ledger.candidates(spec.id))
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:

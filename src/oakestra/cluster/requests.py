@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
+from oakestra.cluster.state import Availability, ClusterState, SlotRecord, WorkerRecord
 from oakestra.model.errors import Conflict, Invalid, NotFound
 from oakestra.model.ids import WorkerId
 from oakestra.store.event_log import EventLog, told
@@ -28,11 +28,13 @@ class Requests:
         events: EventLog,
         *,
         is_lost: Callable[[WorkerId], bool],
+        remedy: Callable[[SlotRecord], str],
         wake: Callable[[], None],
     ) -> None:
         self._state = state
         self._events = events
         self._is_lost = is_lost
+        self._remedy = remedy
         self._wake = wake
 
     def methods(self) -> Mapping[str, Method]:
@@ -61,6 +63,7 @@ class Requests:
                         Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
                         for verdict in record.verdicts
                     ),
+                    remedy=self._remedy(record) if record.worker is None else "",
                 )
                 for record in self._state.slots.values()
                 if record.placed.service == service

@@ -12,11 +12,11 @@ from oakestra.cluster import story
 from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, WorkerSeen, observe
-from oakestra.cluster.plan import plan
+from oakestra.cluster.plan import plan, remedy
 from oakestra.cluster.render.down import worker_assignments
 from oakestra.cluster.render.up import cluster_report
 from oakestra.cluster.requests import Requests
-from oakestra.cluster.state import ClusterState, WorkerRecord, WorkerView
+from oakestra.cluster.state import ClusterState, SlotRecord, WorkerRecord, WorkerView
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.loop import Loop
@@ -125,7 +125,9 @@ class Cluster:
         self._copied = False
         """These records are an older copy: a worker was told something of this epoch that they do not know."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s)
-        requests = Requests(self.state, self.events, is_lost=self._is_lost, wake=self._loop.wake)
+        requests = Requests(
+            self.state, self.events, is_lost=self._is_lost, remedy=self.remedy, wake=self._loop.wake
+        )
         self._answers = Answers(requests.methods())
         self._tasks: asyncio.TaskGroup | None = None
         self._relay = Relay(up, down, own=self._asked)
@@ -461,6 +463,10 @@ class Cluster:
     def _asked(self, peer: str, payload: bytes) -> None:
         assert self._tasks is not None, "links run in `run`"
         self._answers.received(self._up, peer, payload, self._tasks)
+
+    def remedy(self, record: SlotRecord) -> str:
+        """Return the least that would have to change for a slot without a worker to get one."""
+        return remedy(self._observe(), record, vcpu_overcommit=self._tuning.vcpu_overcommit)
 
     def _is_lost(self, worker: WorkerId) -> bool:
         return self._observe().workers[worker].liveness is Liveness.LOST

@@ -29,6 +29,7 @@ from oakestra.root.rollout import rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_cluster
+from oakestra.scheduling.remedies import cluster_remedy
 from oakestra.scheduling.request import ClusterCandidate, Pool, Request
 from oakestra.wire.native import Aggregate
 
@@ -70,6 +71,14 @@ def _changes(observed: Observed, ledger: _Ledger) -> Iterator[Note | Withdraw | 
 
 def _slot_of(decision: Note | Withdraw | Place | Move | Unplaceable) -> Slot:
     return decision.placed.slot if isinstance(decision, Withdraw) else decision.slot
+
+
+def remedy(observed: Observed, slot: Slot) -> str:
+    """Return the least that would have to change for a slot without a cluster to get one; nothing if nothing has to."""
+    service = observed.services.get(slot.service)
+    if service is None:
+        return ""
+    return cluster_remedy(Request.of(service.spec), _Ledger(observed).candidates(slot))
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:

@@ -15,11 +15,12 @@ from oakestra.control.loop import Loop
 from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
+from oakestra.model.instance import Slot
 from oakestra.root import story
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import Observed, observe
-from oakestra.root.plan import plan
+from oakestra.root.plan import plan, remedy
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
@@ -290,6 +291,10 @@ class Root:
         for key in [key for key in self.state.usage if key not in current]:
             del self.state.usage[key]
         self.state.histories.keep_only(current | set(observed.clusters))
+
+    def remedy(self, slot: Slot) -> str:
+        """Return the least that would have to change for a slot without a cluster to get one."""
+        return remedy(self._observe(), slot)
 
     # --- requests to workers -------------------------------------------------------------------------------------------
 

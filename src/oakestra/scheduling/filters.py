@@ -11,13 +11,14 @@ WorkerFilter = Callable[[Request, WorkerCandidate], str]
 WorkerApplies = Callable[[Request], bool]
 ClusterFilter = Callable[[Request, ClusterCandidate], str]
 
-_KINDS = (
+KINDS = (
     ("memory_mib", "memory", " MiB"),
     ("vcpus", "vCPUs", ""),
     ("vgpus", "GPUs", ""),
     ("vtpus", "TPUs", ""),
     ("storage_mib", "storage", " MiB"),
 )
+"""Of resources: the field, its name for people, and its unit."""
 
 
 def usable(request: Request, candidate: WorkerCandidate) -> str:
@@ -168,7 +169,7 @@ def shortage(needed: Resources, free: Resources) -> str:
         and needed.storage_mib <= free.storage_mib
     ):
         return ""  # nearly always: no need to look closer
-    for field, name, unit in _KINDS:
+    for field, name, unit in KINDS:
         wanted, there = getattr(needed, field), getattr(free, field)
         if wanted > 0 and wanted > there:
             return f"not enough {name}: needs {wanted}{unit}, {max(there, 0)}{unit} free"

@@ -26,6 +26,8 @@ class SlotVerdicts:
     number: int
     reason: str
     verdicts: tuple[Verdict, ...]
+    remedy: str = ""
+    """The least that would have to change for it to be placed; nothing if it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

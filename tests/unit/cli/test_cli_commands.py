@@ -377,6 +377,8 @@ def test_explaining_where_instances_are(shop: Oak, root: ServedRoot) -> None:
     ]
     (told,) = json.loads(shop.good("explain", "db", "-o", "json"))
     assert told["verdicts"] == [{"name": "east", "refusal": "64 MiB memory free, needs 4096", "score": 0.0}]
+    assert told["remedies"] == ["more of 0"]
+    assert "  what would help: more of 0\n" in shop.good("explain", "db")
 
 
 def test_explaining_what_is_not_deployed(shop: Oak) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from oakestra.control.clock import Clock
+from oakestra.model.instance import Slot
 from oakestra.root.api.accounts import AccountsApi
 from oakestra.root.api.applications import ApplicationsApi
 from oakestra.root.api.clusters import ClustersApi
@@ -28,6 +31,7 @@ def endpoints(
     accounts: Accounts,
     views: Views,
     call_worker: CallWorker,
+    remedy: Callable[[Slot], str],
     clock: Clock,
     epoch: int,
     public_clusters: bool = False,
@@ -44,7 +48,7 @@ def endpoints(
         *ClustersApi(views, gate, public=public_clusters).endpoints(),
         *own.endpoints(),
         *ExecutionApi(operations, views, gate, call_worker=call_worker).endpoints(),
-        *StoriesApi(state, events, operations, gate, call_worker=call_worker).endpoints(),
+        *StoriesApi(state, events, operations, gate, call_worker=call_worker, remedy=remedy).endpoints(),
         *UpkeepApi(state, operations, views, gate, call_worker=call_worker).endpoints(),
     ]
     return [*routes, *Description(routes).endpoints()]

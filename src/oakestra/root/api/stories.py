@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.model.event import Event
-from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.model.ids import ClusterId, ServiceId, WorkerId
+from oakestra.model.instance import Slot
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import CallWorker
@@ -40,12 +41,14 @@ class StoriesApi:
         gate: Gate,
         *,
         call_worker: CallWorker,
+        remedy: Callable[[Slot], str],
     ) -> None:
         self._state = state
         self._events = events
         self._operations = operations
         self._gate = gate
         self._call = call_worker
+        self._remedy = remedy
 
     def endpoints(self) -> list[Endpoint]:
         """Return the routes."""
@@ -75,8 +78,18 @@ class StoriesApi:
         silent = [cluster.name for cluster, answer in zip(clusters, answers, strict=True) if answer is None]
         parts = [answer for answer in answers if answer is not None]
         events = sorted((*own, *(event for part, _ in parts for event in part)), key=_moment)
-        verdicts = tuple(verdict for _, part in parts for verdict in part)
+        verdicts = (*self._nowhere(service.spec.id), *(verdict for _, part in parts for verdict in part))
         return json_response(Story(events=tuple(events), verdicts=verdicts, silent=tuple(silent)))
+
+    def _nowhere(self, service: ServiceId) -> list[SlotVerdicts]:
+        """Return what would help the instances that no cluster has; their verdicts are with the instance."""
+        return [
+            SlotVerdicts(
+                number=record.slot.number, reason=record.reason, verdicts=(), remedy=self._remedy(record.slot)
+            )
+            for record in self._state.slots_of(service)
+            if record.wanted and record.cluster is None
+        ]
 
     async def _ask(
         self, cluster: ClusterId, arguments: Mapping[str, Any]

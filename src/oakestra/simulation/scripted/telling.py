@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from oakestra.cluster.state import Availability
+from oakestra.cluster.state import SlotRecord as HeldSlot
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ServiceId
@@ -148,6 +149,15 @@ def _availability(cluster: ClusterHost, id: str) -> str:
     return (record.availability if record is not None else Availability.ACTIVE).value
 
 
+def _remedies(world: World, record: SlotRecord, held: Sequence[HeldSlot]) -> Iterator[str]:
+    """Yield the least that would help an instance that is nowhere."""
+    cluster = world.cluster_of(record.cluster) if record.cluster else None
+    found = [cluster.tier.remedy(one) for one in held if cluster and cluster.tier and one.worker is None]
+    if record.cluster is None and world.root.tier is not None:
+        found.append(world.root.tier.remedy(record.slot))
+    yield from (f"  what would help: {remedy}" for remedy in found if remedy)
+
+
 def explained(world: World, names: Names, slot: Slot) -> Iterator[str]:
     """Yield why an instance is where it is, or nowhere, with what was thought of every candidate."""
     found = [record for record in _records(world) if record.slot == slot] if world.root.tier else []
@@ -169,6 +179,7 @@ def explained(world: World, names: Names, slot: Slot) -> Iterator[str]:
                 f"    worker {verdict.name}: {verdict.refusal or f'fits, {verdict.score}'}"
                 for verdict in one.verdicts
             )
+        yield from _remedies(world, record, held)
         told = {record.reason, *(one.reason for one in held)}
         if record.status is not None and record.status.reason and record.status.reason not in told:
             yield f"  its worker says: {record.status.reason}"
