@@ -340,3 +340,18 @@ def test_logs_come_from_the_worker_that_has_the_instance(tmp_path: Path) -> None
         assert (await client.get(path)).status == 404
 
     run(tmp_path, story)
+
+
+def test_what_a_cluster_says_and_nobody_understands_ends_no_story(tmp_path: Path) -> None:
+    async def story(api: RootApi) -> None:
+        login = (await api.client.post("/api/auth/login", {"username": "Admin", "password": "secret"})).json()
+        client = api.client.as_(login["token"])
+        let_cluster_join(api)
+        told = msgspec.json.encode({"kind": "liveness", "reason": "worker w1 is lost", "tier": "east"})
+        api.workers.pieces = (b'{"kind": "from a later version"}\nnot even JSON\n', told + b"\n")
+        lines = (await client.get("/api/v1/events")).body.splitlines()
+        assert [msgspec.json.decode(line)["reason"] for line in lines] == ["worker w1 is lost"]
+        refused = await client.get("/api/v1/events?follow=perhaps")
+        assert (refused.status, "follow: expected true or false" in refused.json()["message"]) == (400, True)
+
+    run(tmp_path, story)

@@ -161,7 +161,7 @@ class OwnApi:
             "service": record.spec.id,
             "slot": instance.number,
             "tail_bytes": _tail(request.query_params.get("tail")),
-            "follow": truth(request.query_params.get("follow", "")),
+            "follow": truth(request, "follow"),
         }
         pieces = self._call_worker(instance.cluster_id, instance.worker_id, "logs", arguments)
         first = await anext(pieces, b"")  # what is refused at once is refused with a status code
@@ -203,9 +203,10 @@ def _tail(text: str | None) -> int:
     return tail
 
 
-def truth(text: str) -> bool:
-    """Return what a parameter after the question mark says. Raises `Invalid` if it is neither yes nor no."""
+def truth(request: Request, name: str) -> bool:
+    """Return what a parameter after the question mark says. Raises `Invalid` naming it if it is neither yes nor no."""
+    text = request.query_params.get(name, "")
     word = text.lower()
     if word not in _TRUE and word not in _FALSE:
-        raise Invalid(f"expected true or false, found {text[:40]!r}")
+        raise Invalid(f"{name}: expected true or false, found {text[:40]!r}")
     return word in _TRUE

@@ -16,7 +16,7 @@ from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import Slot
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker
+from oakestra.root.api.own import CallWorker, truth
 from oakestra.root.operations import Operations
 from oakestra.root.state import RootState
 from oakestra.root.users.access import Principal
@@ -105,7 +105,7 @@ class StoriesApi:
 
     async def events(self, asker: Principal, request: Request) -> Response:
         """Tell what happened lately, and with `follow` what happens."""
-        follow = request.query_params.get("follow", "").lower() in ("1", "true", "yes", "on")
+        follow = truth(request, "follow")
         arguments = {"follow": follow}
         sources = [told(self._events, arguments)]
         clusters = [record.id for record in self._state.clusters.values()]
@@ -124,10 +124,12 @@ class StoriesApi:
         async for piece in pieces:
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                if self._may_see(asker, msgspec.json.decode(line, type=Event)):
+                if self._may_see(asker, _event(line)):
                     yield line + b"\n"
 
-    def _may_see(self, asker: Principal, event: Event) -> bool:
+    def _may_see(self, asker: Principal, event: Event | None) -> bool:
+        if event is None:
+            return False
         try:
             if event.service:
                 self._operations.service(asker, event.service)
@@ -155,7 +157,15 @@ async def _within(pieces: AsyncIterator[bytes]) -> list[Event]:
 
 
 def _events(lines: bytes) -> list[Event]:
-    return [msgspec.json.decode(line, type=Event) for line in lines.splitlines()]
+    return [event for event in map(_event, lines.splitlines()) if event is not None]
+
+
+def _event(line: bytes) -> Event | None:
+    """Return the event of a line; None for what a cluster of another version may say."""
+    try:
+        return msgspec.json.decode(line, type=Event)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 async def _merged(sources: list[AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
