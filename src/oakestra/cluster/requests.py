@@ -12,6 +12,7 @@ import msgspec
 from oakestra.cluster.state import Availability, ClusterState, SlotRecord, WorkerRecord
 from oakestra.model.errors import Conflict, Invalid, NotFound
 from oakestra.model.ids import WorkerId
+from oakestra.scheduling.placement import nobody
 from oakestra.store.event_log import EventLog, told
 from oakestra.transport.calls import Method
 from oakestra.wire.api import Changed, SlotVerdicts, Verdict
@@ -63,7 +64,7 @@ class Requests:
                         Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
                         for verdict in record.verdicts
                     ),
-                    remedy=self._remedy(record) if record.worker is None else "",
+                    remedy=self._remedy(record) if record.worker is None or nobody(record.verdicts) else "",
                 )
                 for record in self._state.slots.values()
                 if record.placed.service == service

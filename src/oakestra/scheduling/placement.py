@@ -27,6 +27,11 @@ class CandidateVerdict:
     score: float = 0.0
 
 
+def nobody(verdicts: Sequence[CandidateVerdict]) -> bool:
+    """Tell whether the last look found nobody: what has a place then only stays there for want of another."""
+    return bool(verdicts) and all(verdict.refusal for verdict in verdicts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The candidate to take; `reason` says why in a sentence."""

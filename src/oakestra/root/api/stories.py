@@ -20,6 +20,7 @@ from oakestra.root.api.own import CallWorker, truth
 from oakestra.root.operations import Operations
 from oakestra.root.state import RootState
 from oakestra.root.users.access import Principal
+from oakestra.scheduling.placement import nobody
 from oakestra.store.event_log import EventLog, told
 from oakestra.transport.http_server import Endpoint, Query, json_response, streamed
 from oakestra.wire.api import SlotVerdicts, Story
@@ -82,13 +83,13 @@ class StoriesApi:
         return json_response(Story(events=tuple(events), verdicts=verdicts, silent=tuple(silent)))
 
     def _nowhere(self, service: ServiceId) -> list[SlotVerdicts]:
-        """Return what would help the instances that no cluster has; their verdicts are with the instance."""
+        """Return what would help the instances that no cluster takes; their verdicts are with the instance."""
         return [
             SlotVerdicts(
                 number=record.slot.number, reason=record.reason, verdicts=(), remedy=self._remedy(record.slot)
             )
             for record in self._state.slots_of(service)
-            if record.wanted and record.cluster is None
+            if record.wanted and (record.cluster is None or nobody(record.verdicts))
         ]
 
     async def _ask(
