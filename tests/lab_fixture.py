@@ -91,7 +91,7 @@ class Fleet:
         self.root_password = (
             Path(f"/var/lib/oakestra/lab-{name}/root/root/admin.password").read_text().strip()
         )
-        self.root = Root(url, _Admin(url, self.root_password))
+        self.root = Root(url, Admin(url, self.root_password))
 
     def home_file(self, name: str, content: str) -> str:
         """Write a file where the user is at home; return its path."""
@@ -204,7 +204,7 @@ class Fleet:
 
 
 @dataclass
-class _Admin:
+class Admin:
     """Logs in again whenever a token is too old."""
 
     url: str

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ class Machine:
 
     name: str
     home: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     installation: Installation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,7 +40,8 @@ class Machine:
         self, *command: str, check: bool = True, timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in the machine's network."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "OAKESTRA_INSTALLATION": self.name}  # noqa: TID251
+        own = {"HOME": str(self.home), "OAKESTRA_INSTALLATION": self.name, **self.environment}
+        environment = {"PATH": os.environ["PATH"], **own}  # noqa: TID251
         done = subprocess.run(
             ("nsenter", f"--net=/run/netns/{self.name}", "--", *command),
             capture_output=True, text=True, timeout=timeout_s, check=False, env=environment,
@@ -180,10 +182,10 @@ def _readable(pattern: str) -> Iterator[Path]:
 
 
 @contextmanager
-def a_machine(name: str, home: Path) -> Iterator[Machine]:
+def a_machine(name: str, home: Path, **environment: str) -> Iterator[Machine]:
     """Make a machine, and leave nothing of it."""
     subprocess.run(("ip", "netns", "add", name), check=True)
-    machine = Machine(name, home)
+    machine = Machine(name, home, environment)
     try:
         machine.enter("ip", "link", "set", "lo", "up")
         yield machine

@@ -134,8 +134,10 @@ def _join(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace) -> int:
+    from oakestra.control import failpoints
     from oakestra.control.process import run_until_stopped
 
+    failpoints.heed_environment()
     service = import_module(f"oakestra.{args.tier}.service")
     settings = read_configuration(args.tier, given(args, args.tier))
     run_until_stopped(service.run(settings), log_level=settings.log_level)

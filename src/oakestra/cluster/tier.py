@@ -19,6 +19,7 @@ from oakestra.cluster.requests import Requests
 from oakestra.cluster.state import ClusterState, SlotRecord, WorkerRecord, WorkerView
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
+from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
 from oakestra.model.errors import Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
@@ -192,6 +193,7 @@ class Cluster:
         )
         self.state.workers.put(joined.id, joined)
         await self.state.commit()
+        reach(Point.CLUSTER_WORKER_KEPT)
         self._resend.add(joined.id)
         self._loop.wake()
         return WorkerJoined(
@@ -307,13 +309,16 @@ class Cluster:
             logger.info("decided", extra=_counts(decisions))
         observed = self._observe()
         payloads = self._render(observed)
+        reach(Point.CLUSTER_DECIDED)
         try:
             await self.state.commit()
         except BaseException:
             self._told = self._told or told
             raise
+        reach(Point.CLUSTER_COMMITTED)
         for worker, payload in payloads.items():
             self._down.send(worker, Channel.SET, payload)
+        reach(Point.CLUSTER_SENT)
         self._forget_measurements(observed)
         self._report_to_root(observed)
         turned = any(isinstance(decision, Relieve) for decision in decisions)

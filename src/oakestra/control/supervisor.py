@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from oakestra.control import logs, processes
+from oakestra.control.failpoints import Point, reach
 from oakestra.control.installation import Installation
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.scheduling.backoff import delay_s
@@ -179,6 +180,7 @@ class Supervisor:
         decision = decide(self._wanted, self._running, self._troubles, now_s=time.monotonic())
         for name in decision.stop:
             self._stop(name)
+            reach(Point.SUPERVISOR_STOPPED)
         for program in decision.start:
             self._start(program)
         self._remember()
@@ -215,6 +217,7 @@ class Supervisor:
                 stderr=output,
                 start_new_session=True,
             )
+        reach(Point.SUPERVISOR_STARTED)
         seen = processes.look(child.pid)
         self._running[program.name] = Running(
             pid=child.pid,
@@ -250,6 +253,7 @@ class Supervisor:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(content)
+            reach(Point.SUPERVISOR_REMEMBERING)
             draft.replace(path)
 
 

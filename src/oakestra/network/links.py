@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from pathlib import Path
 from socket import if_nameindex, if_nametoindex
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.ids import OrganizationId
 from oakestra.model.service import InstanceAddress
 from oakestra.network import Endpoint, namespaces
@@ -105,8 +106,10 @@ def attach(
     finally:
         os.close(home)
     with contextlib.closing(there):
+        reach(Point.NETWORK_NAMESPACE_BOUND)
         index = if_nametoindex(unfinished)
         netlink.request(list(_outside(endpoint, around, index, name=name, group=group)))
+        reach(Point.NETWORK_LINK_NAMED)
         _await_carrier((netlink, name), (there, _INSIDE))
 
 
@@ -173,6 +176,7 @@ def detach(netlink: Netlink, netfilter: Netlink, names: Names, number: int, *, p
         netlink.request(
             [rt.set_down(seat.index), rt.rename(seat.index, names.unfinished(number))], ignore=GONE
         )
+        reach(Point.NETWORK_LINK_UNNAMED)
     namespaces.take_away(path)
     if seat is not None:
         forget_connections(netfilter, seat.endpoint.namespace, opened=True)

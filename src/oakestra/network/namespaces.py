@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.network.netlink import ROUTE, Netlink
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -32,6 +33,7 @@ def make(path: Path, prepare: Callable[[Netlink], None]) -> Netlink:
             _enter_new()
             made.append(Netlink(ROUTE))
             prepare(made[0])
+            reach(Point.NETWORK_NAMESPACE_MADE)
             _bind(path)
         except BaseException as error:  # noqa: BLE001 - raised again where it belongs
             raised.append(error)
@@ -58,6 +60,7 @@ def take_away(path: Path) -> None:
     """Unbind `path`; the namespace goes when no process is in it. No-op when there is none."""
     with contextlib.suppress(FileNotFoundError):
         _call(_libc.umount2(os.fsencode(path), _MNT_DETACH), ignore={22})  # EINVAL: nothing is mounted there
+        reach(Point.NETWORK_NAMESPACE_UNBOUND)
         path.unlink()
 
 

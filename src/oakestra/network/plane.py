@@ -9,6 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.address import host_address
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.model.ids import OrganizationId
@@ -59,9 +60,14 @@ class Plane:
         self._adopt()
 
     def _adopt(self) -> None:
+        """Take over what is whole; take away what an agent that died was making or taking away."""
+        whole = set(attached(self._names, self._folder))
         for seat in links.seats(self._netlink, self._names):
-            self._tenants[seat.endpoint.number] = seat.endpoint.tenant
-            self._groups[seat.endpoint.tenant] = seat.group
+            if seat.endpoint.number in whole:
+                self._tenants[seat.endpoint.number] = seat.endpoint.tenant
+                self._groups[seat.endpoint.tenant] = seat.group
+        for number in self._numbers() - whole:
+            self.detach(number)
 
     def prepare(self, overlay: Overlay) -> None:
         """See `Network.prepare`."""
@@ -73,6 +79,7 @@ class Plane:
         ground.have_gateway(
             self._netlink, self._names, overlay.subnets, subnet_index=overlay.subnet_index, v6=v6
         )
+        reach(Point.NETWORK_GATEWAY_MADE)
         first = host_address(overlay.subnets[0], 1)
         self._around = Surroundings(
             mtu=ground.underlay_mtu(self._netlink, overlay.underlay_v4) - _VXLAN_BYTES,
@@ -133,6 +140,7 @@ class Plane:
         if around.gateway_v6 is None:
             ways = only_v4(ways)
         trouble = self._extend_tunnel(overlay, ways, mtu=around.mtu)
+        reach(Point.NETWORK_TUNNEL_EXTENDED)
         self._table.set(overlay.subnets, rules.elements(accepted, self._groups))
         if trouble is not None:
             raise trouble

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.address import Subnet
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.network import rules
@@ -106,6 +107,7 @@ class Table:
         if not removals and not additions:
             return
         nft.transact(self._netfilter, self._names.table, [*removals, *additions])
+        reach(Point.NETWORK_RULES_CHANGED)
         self._there = wanted
         self._generation += 1
 
@@ -132,5 +134,6 @@ class Table:
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["it said nothing"]
             raise Unavailable(f"nft refused this worker's rules: {lines[0]}")
+        reach(Point.NETWORK_TABLE_LOADED)
         self._generation = nft.generation(self._netfilter)
         self._fingerprint = nft.fingerprint(self._netfilter, self._names.table)

@@ -15,6 +15,7 @@ from typing import Any
 
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.errors import Conflict, Invalid, NotFound, OakestraError
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot
@@ -395,7 +396,9 @@ class Operations:
         self._state.slots.put(slot_key(record.slot), replace(record, wanted=False))
 
     async def _commit(self, what: str, asker: Principal, **about: Any) -> None:
+        reach(Point.ROOT_CHANGED)
         await self._state.commit()
+        reach(Point.ROOT_WRITTEN)
         logger.info(what, extra={"by": asker.name, "organization": asker.organization, **about})
         self._wake()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
+from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
 from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Invalid
@@ -128,6 +129,7 @@ class Root:
         )
         self.state.clusters.put(joined.id, joined)
         await self.state.commit()
+        reach(Point.ROOT_CLUSTER_KEPT)
         self._resend.add(joined.id)
         self._loop.wake()
         return encode(ClusterJoined(id=joined.id, known=known))
@@ -227,9 +229,12 @@ class Root:
             logger.info("decided", extra=_counts(decisions))
         observed = self._observe()
         payloads = self._render(observed)
+        reach(Point.ROOT_DECIDED)
         await self.state.commit()
+        reach(Point.ROOT_COMMITTED)
         for cluster, payload in payloads.items():
             self._down.send(cluster, Channel.SET, payload)
+        reach(Point.ROOT_SENT)
         self._forget_measurements(observed)
         return self._next_deadline_s(observed, busy=_left_something(decisions))
 
@@ -238,6 +243,7 @@ class Root:
         logger.warning("these records are an older copy; clusters are asked for what came after it")
         self.state.records.renew(int(self._clock.wall_s()))
         await self.state.commit()
+        reach(Point.ROOT_BEGUN_ANEW)
         self._resend |= {record.id for record in self.state.clusters.values()}
         self._copied = False
 

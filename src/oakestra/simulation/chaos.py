@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -45,6 +45,8 @@ class Chaos:
         """Undo everything, but let the doomed machines stay dead for good."""
         world = self._world
         world.suffer(CALM)
+        for host in world.hosts.values():
+            host.process.spare()
         for task, undo in tuple(self._undoing.items()):
             task.cancel()
             await undo()
@@ -56,11 +58,13 @@ class Chaos:
             else:
                 host.start()
 
-    async def cause(self, event: Event) -> None:
+    async def cause(self, event: Event) -> None:  # noqa: C901 - a table of events
         """Let one thing happen now, and be undone later."""
         match event:
             case Event.CRASH:
                 await self._crash(self._any(list(self._world.hosts.values())))
+            case Event.CRASH_AT:
+                self._doom(self._any(list(self._world.hosts.values())))
             case Event.REBOOT:
                 await self._reboot(self._a_worker())
             case Event.CUT:
@@ -86,6 +90,16 @@ class Chaos:
             self._world.say(f"crash {host.name}")
             await host.kill()
             self._undo_later(lambda: self._started(host))
+
+    def _doom(self, host: Host) -> None:
+        point = self._any(host.points)
+        self._world.say(f"{host.name} is to die at {point.value}")
+
+        def died() -> None:
+            self._world.say(f"{host.name} dies at {point.value}")
+            self._undo_later(lambda: self._started(host))
+
+        host.doom(point, died)
 
     async def _reboot(self, worker: WorkerHost) -> None:
         if worker.powered:
@@ -196,7 +210,7 @@ class Chaos:
     def _a_worker(self) -> WorkerHost:
         return self._any(list(self._world.workers.values()))
 
-    def _any(self, choices: list[T]) -> T:
+    def _any(self, choices: Sequence[T]) -> T:
         return self._random.choice(choices)
 
     def _undo_later(self, undo: Callable[[], Awaitable[None]]) -> None:

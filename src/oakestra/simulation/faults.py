@@ -30,6 +30,8 @@ class Event(Enum):
     IMAGE_REMOVED = "image removed"
     CLOSED = "closed"
     """An operator lets a worker or cluster take nothing new, or has it emptied."""
+    CRASH_AT = "crash at"
+    """A tier's process is killed when it next comes to some fail point, and started again later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ def draw_faults(random: Random) -> Faults:
         step_max_s=0.05 + _some(random, 2.0),
         pull_max_s=0.5 + _some(random, 60.0),
         flush_max_s=0.005 + _some(random, 0.5),
-        events=(*events, Event.CRASH),
+        events=(*events, Event.CRASH, Event.CRASH_AT),
         every_s=random.uniform(2.0, 20.0),
         lasting_s=random.uniform(2.0, 40.0),
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import resources
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from oakestra.cluster.tier import Cluster
 from oakestra.cluster.tier import Tuning as ClusterTuning
 from oakestra.control.clock import LoopClock
 from oakestra.control.entropy import Entropy
+from oakestra.control.failpoints import Point
 from oakestra.model.container import ContainerState
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.model.ids import ClusterId, ServiceId, WorkerId
@@ -88,6 +89,9 @@ class Fleet(Protocol):
 class Host:
     """A machine with one tier on it."""
 
+    TIER: ClassVar[str]
+    """Which one; also the package that is at work there."""
+
     def __init__(self, fleet: Fleet, name: str, *, address: str) -> None:
         self.fleet = fleet
         self.name = name
@@ -110,6 +114,20 @@ class Host:
         self.fleet.hub.remove(self.address)
         await self.process.kill()
 
+    def doom(self, point: Point, died: Callable[[], None]) -> None:
+        """Let the tier be killed the next time it comes to this point of its code; `died` is called then."""
+
+        def dead() -> None:
+            self.fleet.hub.remove(self.address)
+            died()
+
+        self.process.doom(point, dead)
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """The points of its code that its tier comes to sooner or later."""
+        return [point for point in Point if point.package == self.TIER]
+
     async def _main(self) -> None:
         self.starts += 1
         await self._run()
@@ -125,18 +143,16 @@ class Host:
 class Keeper(Host):
     """A machine whose tier keeps records."""
 
-    SCHEMA: str
-
     def __init__(self, fleet: Fleet, name: str, *, address: str) -> None:
         super().__init__(fleet, name, address=address)
-        self.disk = Disk({table: {} for table in schema_tables(self.SCHEMA)}, epoch=1)
+        self.disk = Disk({table: {} for table in schema_tables(self.TIER)}, epoch=1)
         self.copy: Disk | None = None
         """Its records as they were when somebody last made a copy."""
 
     def lose_store(self) -> None:
         """Let its records be gone, as after a new disk. Only while its process is dead."""
         assert not self.alive, "a process keeps its file open"
-        self.disk = Disk({table: {} for table in schema_tables(self.SCHEMA)}, epoch=self.disk.epoch + 1)
+        self.disk = Disk({table: {} for table in schema_tables(self.TIER)}, epoch=self.disk.epoch + 1)
 
     def copy_store(self) -> None:
         """Make a copy of its records, as they are on its disk now."""
@@ -152,7 +168,7 @@ class Keeper(Host):
 class RootHost(Keeper):
     """Root's machine."""
 
-    SCHEMA = "root"
+    TIER = "root"
 
     def __init__(self, fleet: Fleet, tuning: RootTuning) -> None:
         super().__init__(fleet, ROOT, address=ROOT)
@@ -210,7 +226,7 @@ class RootHost(Keeper):
 class ClusterHost(Keeper):
     """A cluster's machine."""
 
-    SCHEMA = "cluster"
+    TIER = "cluster"
 
     def __init__(self, fleet: Fleet, name: str, root: RootHost, tuning: ClusterTuning) -> None:
         self.id = ClusterId(_id_of(name))
@@ -376,6 +392,8 @@ class Belongings:
 
 class WorkerHost(Host):
     """A worker's machine."""
+
+    TIER = "worker"
 
     def __init__(
         self, fleet: Fleet, name: str, cluster: ClusterHost, capacity: Capacity, *, resync_s: float

@@ -11,11 +11,13 @@ from multiprocessing import get_context
 from random import Random
 
 from oakestra.control.entropy import Entropy
+from oakestra.control.failpoints import heeded
 from oakestra.simulation import virtual_time
 from oakestra.simulation.aftermath import disturb
 from oakestra.simulation.chaos import Chaos
 from oakestra.simulation.checkers import Watch, unsettled
 from oakestra.simulation.faults import draw_faults
+from oakestra.simulation.process import reached
 from oakestra.simulation.world import Shape, World, machine
 
 CHAOS_S = 180.0
@@ -92,7 +94,7 @@ async def _play(seed: int) -> Played:
     settled_s = float("inf")
     async with asyncio.TaskGroup() as group:
         world = World(seed, draw_shape(entropy.stream("shape")), group=group, vcpu_overcommit=2.0)
-        with world.heard():
+        with world.heard(), heeded(reached):
             world.start()
             watching = group.create_task(_watch(world))
             using = group.create_task(_use(world, entropy.stream("user's pace"), until_s=10.0 + CHAOS_S))

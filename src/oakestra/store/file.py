@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.store import StoreFailed
 
 
@@ -35,6 +36,7 @@ class FileCell:
             file.write(value)
             file.flush()
             os.fsync(file.fileno())
+        reach(Point.STORE_REPLACING)
         beside.rename(self._path)
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

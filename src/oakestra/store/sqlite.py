@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.store import Change, Put, Renew, StoreFailed
 
 SCHEMAS: Mapping[str, tuple[str, ...]] = {
@@ -121,6 +122,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             for commit in group:
                 _apply(connection, commit.changes)
+            reach(Point.STORE_COMMITTING)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._failed_at = max(commit.loads for commit in group)

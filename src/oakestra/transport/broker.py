@@ -22,6 +22,7 @@ from random import Random
 import msgspec
 
 from oakestra.control import endings, logs, processes
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.transport import tcp
 
@@ -131,6 +132,7 @@ class Broker:
                 await _end(process)
             self._configure()
             process = await self._spawn()
+            reach(Point.TRANSPORT_BROKER_STARTED)
         process = replace(wanted, pid=process.pid, started=process.started)
         _write(self._record, msgspec.json.encode(asdict(process)))
         return process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from random import Random
 
@@ -129,7 +130,7 @@ class FakeHub:
             return
         if not going_up and end.parent != sender.name:
             return
-        end.receive(sender.name if going_up else UP, channel, payload)
+        end.context.run(end.receive, sender.name if going_up else UP, channel, payload)
 
 
 class FakeLink:
@@ -139,6 +140,8 @@ class FakeLink:
         self.name = name
         self.parent = parent
         self.receive: Receive | None = None
+        self.context: Context = copy_context()
+        """Of whoever listens: what a payload brings about is the receiver's work and not the sender's."""
         self.running = False
         self._presence: Presence | None = None
         self._connected: set[str] = set()
@@ -146,6 +149,7 @@ class FakeLink:
 
     def listen(self, receive: Receive, presence: Presence) -> None:
         self.receive = receive
+        self.context = copy_context()
         self._presence = presence
 
     def send(self, peer: str, channel: Channel, payload: bytes) -> None:

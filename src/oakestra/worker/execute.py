@@ -7,6 +7,7 @@ from typing import assert_never
 
 import msgspec
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey
 from oakestra.model.service import InstanceAddress, ServiceSpec
@@ -21,6 +22,16 @@ KEY_LABEL = "oakestra.key"
 RESTART_LABEL = "oakestra.restart"
 ADDRESS_LABEL = "oakestra.address"
 SPEC_LABEL = "oakestra.spec"
+
+_DONE = {
+    StepKind.PULL: Point.WORKER_PULLED,
+    StepKind.ATTACH: Point.WORKER_ATTACHED,
+    StepKind.CREATE: Point.WORKER_CREATED,
+    StepKind.START: Point.WORKER_STARTED,
+    StepKind.STOP: Point.WORKER_STOPPED,
+    StepKind.DELETE: Point.WORKER_DELETED,
+    StepKind.DETACH: Point.WORKER_DETACHED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,7 @@ async def carry_out(step: Act, desired: Desired, machinery: Machinery) -> None:
             raise AssertionError("the pass itself writes down what comes next")
         case _:
             assert_never(step.kind)
+    reach(_DONE[step.kind])
 
 
 async def _attach(desired: Desired, number: int, machinery: Machinery) -> Namespace:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from oakestra.control.clock import Clock
+from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
 from oakestra.model.address import subnet_index
 from oakestra.model.container import ContainerState
@@ -213,6 +214,7 @@ class Worker:
                     )
                 await asyncio.sleep(JOIN_AGAIN_S)
                 continue
+            reach(Point.WORKER_JOINED)
             await self._keep(partial(_belonging, joined=joined))
             logger.info("joined", extra={"cluster": joined.cluster_name, "worker": joined.id})
             self._loop.wake()
@@ -293,7 +295,10 @@ class Worker:
             for seen in observed.containers.values()
             if (instance := found(seen)) is not None
         ]
+        before = self.desired
         await self._keep(lambda desired: adopt(desired, strangers))
+        if self.desired != before:
+            reach(Point.WORKER_ADOPTED)
         self._looked.set()
 
     async def _accept(self) -> None:
@@ -301,6 +306,7 @@ class Worker:
         told, self._told = self._told, None
         if told is None:
             return
+        reach(Point.WORKER_TOLD)
         trouble = ""
         try:
             await self._save(lambda desired: accept(desired, told))
@@ -328,6 +334,7 @@ class Worker:
                 await self._cell.write(msgspec.json.encode(changed))
             except StoreFailed as error:
                 raise Unavailable(f"this worker cannot save what it should run: {error}") from error
+            reach(Point.WORKER_DESIRED_WRITTEN)
             self.desired = changed
 
     async def _observe(self) -> Observed:
@@ -408,6 +415,7 @@ class Worker:
                 await self._save(lambda desired: edit(desired, settled))
             case Release(number=number):
                 await self._runtime.forget_log(number)
+                reach(Point.WORKER_LOG_FORGOTTEN)
                 await self._save(lambda desired: release(desired, number))
                 self._forget(number)
 
@@ -484,6 +492,7 @@ class Worker:
         if self._report_due:
             self._report_due = False
             self._link.send("up", Channel.SET, encode(self._report))
+            reach(Point.WORKER_REPORTED)
 
     def _numbered(self, sequence: int, found: tuple[InstanceStatus, ...]) -> tuple[InstanceStatus, ...]:
         """Number what changed since the last report; what did not keeps its number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from oakestra.cli import DONE
-from oakestra.control import logs
+from oakestra.control import failpoints, logs
 from oakestra.control.installation import DEFAULT, Installation
 from oakestra.control.supervisor import Supervisor, programs_file
 
@@ -19,6 +19,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Keep the tiers running until SIGTERM."""
     logs.configure()
+    failpoints.heed_environment()
     home = Installation(args.installation)
     Supervisor(programs_file(home), home.runtime).run()
     return DONE

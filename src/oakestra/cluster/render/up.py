@@ -62,7 +62,12 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
                 worker=worker,
             )
         else:
-            yield InstanceStatus(key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason)
+            spec = observed.services.get(record.placed.service)
+            held = spec is not None and record.may_still_run(spec)  # so that root can say it again
+            worker = record.seen_on if held else WorkerId("")
+            yield InstanceStatus(
+                key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason, worker=worker
+            )
     for (id, key), withdrawal in sorted(observed.withdrawals.items()):
         record_now = observed.slots.get(key.slot)
         if record_now is not None and record_now.placed == key.placed:

@@ -13,6 +13,7 @@ from typing import Any
 
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
+from oakestra.control.failpoints import Point, reach
 from oakestra.identity.passwords import PASSWORD_BYTES_MAX, Passwords
 from oakestra.identity.tokens import Claims, TokenKind, Tokens, TokenUnreadable
 from oakestra.model.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
@@ -379,7 +380,9 @@ class Accounts:
         self._state.organizations.put(organization.id, replace(organization, members=members))
 
     async def _commit(self, what: str, asker: Principal, **about: Any) -> None:
+        reach(Point.ROOT_CHANGED)
         await self._state.commit()
+        reach(Point.ROOT_WRITTEN)
         logger.info(what, extra={"by": asker.name, "organization": asker.organization, **about})
 
 

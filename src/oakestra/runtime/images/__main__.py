@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from oakestra.control import failpoints
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.runtime.images.garbage import Limits, collect, sweep
 from oakestra.runtime.images.install import Installation, Progress
@@ -35,6 +36,7 @@ _MEMORY_SHORTAGE_SCORE = "500"
 
 def main() -> None:
     """Carry out the one request on standard input."""
+    failpoints.heed_environment()
     request = _read_request()
     threading.Thread(target=_end_with_agent, name="agent-watch", daemon=True).start()
     _settle_in()

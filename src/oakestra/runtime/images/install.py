@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.errors import Unavailable
 from oakestra.runtime.images.layer.streams import Checked, Damaged, Stream, Watched, buffered, decompressed
 from oakestra.runtime.images.layer.tar import TarReader
@@ -152,7 +153,9 @@ class Installation:
                 checked.verify()
         if unpacked.skipped:
             self.note(f"{what}: left out {unpacked.skipped_count} entries, first {unpacked.skipped[0]}")
+        reach(Point.IMAGES_LAYER_UNPACKED)
         self.layout.put_layer(made, LayerRecord(diff_id=layer.diff_id, size_bytes=unpacked.size_bytes))
+        reach(Point.IMAGES_LAYER_KEPT)
 
     def _on_fetched(self, count: int) -> None:
         if self._stop.is_set():

@@ -26,6 +26,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from oakestra.control.failpoints import Point, reach
+
 FORMAT: Final = 1
 """Raised when files of an older version can no longer be read; files of another format count as absent."""
 _KEY_LENGTH = 32
@@ -128,6 +130,7 @@ class Layout:
         """Keep an image and what names it."""
         with self.catalog_lock():
             _write(self._image_path(image.digest), image)
+            reach(Point.IMAGES_IMAGE_KEPT)
             for name in names:
                 _write(self._name_path(name.name), name)
 

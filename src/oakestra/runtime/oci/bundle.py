@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from oakestra.control.failpoints import Point, reach
 from oakestra.runtime import ContainerSpec
 from oakestra.runtime.oci import rootfs
 from oakestra.runtime.oci.facts import host_facts
@@ -48,7 +49,9 @@ def build(spec: ContainerSpec, image: UnpackedImage, *, layout: Layout, cgroups:
         stop_signal=image.stop_signal,
     )
     layout.write(number, record)
+    reach(Point.RUNTIME_RECORD_WRITTEN)
     root = _mount(directory, image)
+    reach(Point.RUNTIME_ROOTFS_MOUNTED)
     passwd, group = (rootfs.read_inside(root, f"/etc/{name}") for name in ("passwd", "group"))
     named = replace(spec, hostname=spec.hostname or layout.id(number))
     place = Place(
@@ -59,6 +62,7 @@ def build(spec: ContainerSpec, image: UnpackedImage, *, layout: Layout, cgroups:
     )
     facts = host_facts(cgroups.found, privileged=spec.privileged)
     (directory / "config.json").write_bytes(msgspec.json.encode(render(named, image, facts, place)))
+    reach(Point.RUNTIME_BUNDLE_BUILT)
 
 
 def sweep(number: int, *, layout: Layout, cgroups: Cgroups) -> None:
@@ -69,12 +73,14 @@ def sweep(number: int, *, layout: Layout, cgroups: Cgroups) -> None:
     directory = layout.bundle(number)
     rootfs.unmount(directory / "rootfs")
     cgroups.remove(number)
+    reach(Point.RUNTIME_CGROUP_REMOVED)
     _remove_tree(layout.runc_state(number))
     layout.exit_file(number).unlink(missing_ok=True)
     if directory.is_dir():
         for entry in directory.iterdir():
             if entry.name != "instance.json":
                 _remove_tree(entry)
+        reach(Point.RUNTIME_BUNDLE_EMPTY)
         (directory / "instance.json").unlink(missing_ok=True)
         directory.rmdir()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from oakestra.control import endings, processes
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.runtime.oci.failures import explain_runc
 from oakestra.runtime.oci.record import Layout
@@ -77,6 +78,7 @@ async def create(layout: Layout, number: int, arguments: Sequence[str]) -> int:
                 stderr=stderr,
                 start_new_session=True,
             )
+        reach(Point.RUNTIME_CONMON_STARTED)
         await _reap(parent)
         report = await _first_line(read_end)
     except TimeoutError as error:

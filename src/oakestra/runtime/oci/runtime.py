@@ -15,6 +15,7 @@ from typing import Protocol
 
 from oakestra.control import endings, processes
 from oakestra.control.clock import Clock
+from oakestra.control.failpoints import Point, reach
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
@@ -104,8 +105,6 @@ class OciRuntime:
             for directory in (layout.instances, layout.logs, layout.runc, layout.exits):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for seen in await self.observe():
-            if seen.state is ContainerState.RUNNING:  # created by an agent that died before it unmounted
-                rootfs.unmount(layout.bundle(seen.number) / "rootfs")
             for part in self._cgroups.parts(seen.number, PART):  # commands of an agent that died
                 await clear(self._cgroups, part)
         self._runc, self._conmon = _program(self._runc), _program(self._conmon)
@@ -167,6 +166,7 @@ class OciRuntime:
                 raise Unavailable(f"container {number} is not there or only half; it will be made anew")
             if seen.state is not ContainerState.CREATED:
                 return
+            rootfs.unmount(self._layout.bundle(number) / "rootfs")  # an agent may have died before it did
             code, text = await endings.run(
                 [self._runc, "--root", str(self._layout.runc), "start", self._layout.id(number)]
             )
@@ -260,6 +260,7 @@ class OciRuntime:
         return seen
 
     def _ended(self, number: int) -> None:
+        reach(Point.RUNTIME_END_SEEN)
         self._running.pop(number, None)
         self._logs.unwatch(number)
         self._wake()
@@ -290,6 +291,7 @@ class OciRuntime:
             log = self._logs.begin(number)
             command = conmon.command(self._layout, number, conmon=self._conmon, runc=self._runc, log=log)
             await conmon.create(self._layout, number, command)
+            reach(Point.RUNTIME_CREATED)
             # The container has the mount in its own namespace; the machine's would only slow every other mount.
             rootfs.unmount(self._layout.bundle(number) / "rootfs")
         self._check_limit(spec)
@@ -317,6 +319,7 @@ class OciRuntime:
         heeding = [pid] if processes.heeds(pid, wanted) else [p for p in others if processes.heeds(p, wanted)]
         for process in heeding:
             processes.kill(process, wanted)
+        reach(Point.RUNTIME_STOP_ASKED)
         return bool(heeding)
 
     async def _kill(self, number: int, process: processes.Process) -> None:
@@ -343,6 +346,7 @@ class OciRuntime:
             record = self._layout.read(number)
             if record is None or record.boot == self._boot:
                 await self._end_processes(number)
+            reach(Point.RUNTIME_PROCESSES_ENDED)
             self._endings.forget(number)
             self._running.pop(number, None)
             self._logs.unwatch(number)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from oakestra.control.failpoints import Point
 from oakestra.model.errors import Invalid
 from oakestra.simulation.faults import CALM
 from oakestra.simulation.hosts import ClusterHost, Host, RootHost, WorkerHost
@@ -22,7 +23,7 @@ class Breaking:
     def verbs(self) -> tuple[Verb, ...]:
         """Return what can be broken."""
         return (
-            Verb("crash HOST", "kill the tier's process on a machine", self._crash),
+            Verb("crash HOST [at POINT]", "kill the tier's process on a machine, now or when it comes to a point of its code", self._crash),
             Verb("start HOST", "start it again", self._start),
             Verb("power-off WORKER", "let a machine lose power", self._power_off),
             Verb("lose HOST", "let a tier lose its state, and start anew", self._lose),
@@ -37,7 +38,13 @@ class Breaking:
     # --- what goes wrong -----------------------------------------------------------------------------------------------
 
     async def _crash(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
-        host = self._stage.host(exactly(words, 1)[0])
+        host = self._stage.host(words[0] if words else "")
+        if words[1:2] == ["at"]:
+            point = _point(host, exactly(words, 3)[2])
+            self._stage.doom(host, point)
+            yield f"the process on {host.name} is to die at {point.value}"
+            return
+        exactly(words, 1)
         await host.kill()
         yield f"the process on {host.name} is dead"
 
@@ -126,3 +133,11 @@ class Breaking:
                 if instance.key.slot == slot:
                     worker.end(instance.number, int(code))
                     yield f"the process of {text} on {worker.name} ends with exit code {code}"
+
+
+def _point(host: Host, name: str) -> Point:
+    """Return the point of this name. Raises `Invalid` if the host's tier never comes there."""
+    named = {point.value: point for point in host.points}
+    if name not in named:
+        raise Invalid(f"{host.name} never comes to {name!r}, only to {', '.join(named)}")
+    return named[name]

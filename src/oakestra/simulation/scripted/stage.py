@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from oakestra.control.failpoints import Point, heeded
 from oakestra.model.errors import Invalid
 from oakestra.model.ids import ServiceId
 from oakestra.model.instance import Slot
 from oakestra.simulation.checkers import Watch
 from oakestra.simulation.hosts import Host, WorkerHost
+from oakestra.simulation.process import reached
 from oakestra.simulation.scripted.telling import Names, Narrator
 from oakestra.simulation.world import Shape, World, machine
 
@@ -29,6 +31,7 @@ class Stage:
         self._group = group
         self._seed = seed
         self._hearing = ExitStack()
+        self._deaths: list[str] = []
         self._world: World | None = None
         self._narrator: Narrator | None = None
         self._watch: Watch | None = None
@@ -60,6 +63,7 @@ class Stage:
         self._narrator = Narrator(world, self.names)
         self._watch = Watch(world)
         self._hearing.enter_context(world.heard())
+        self._hearing.enter_context(heeded(reached))
         world.start()
         return world
 
@@ -74,9 +78,18 @@ class Stage:
         if self._world is None or self._narrator is None or self._watch is None:
             return
         yield from self._narrator.news(everything=self.tell_everything)
+        yield from self._deaths
+        self._deaths.clear()
         yield from (f"! {wrong}" for wrong in self._watch.look())
         yield from (f"! {wrong}" for wrong in self._world.complaints)
         self._world.complaints.clear()
+
+    def doom(self, host: Host, point: Point) -> None:
+        """Let the process on a machine die at a point; that it did is news."""
+        host.doom(
+            point,
+            lambda: self._deaths.append(f"{self.world.now_s:8.1f}  {host.name:6}dies at {point.value}"),
+        )
 
     # --- names -------------------------------------------------------------------------------------------------------
 
