@@ -212,6 +212,8 @@ class Root:
     def _presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
         if connected:
             self._resend.add(ClusterId(peer))
+        else:
+            self._asker.lost(peer)
         self._loop.wake()
 
     # --- the pass ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from oakestra.model import errors
@@ -40,28 +40,40 @@ class Asker:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._waiting: dict[str, asyncio.Queue[Reply]] = {}
+        self._waiting: dict[str, tuple[str, asyncio.Queue[Reply | None]]] = {}
+        """Call id -> who was asked, and what came of it; None: no more will come."""
+
+    def lost(self, peer: str) -> None:
+        """End every call to a peer whose connection broke: what it had still to say is lost."""
+        for asked, queue in self._waiting.values():
+            if asked == peer:
+                queue.put_nowait(None)
 
     def received(self, peer: str, payload: bytes) -> None:
         """Take a message of the call channel. Raises `Invalid` if it is none."""
         del peer
         message = decode_call(payload)
         if isinstance(message, Reply) and message.id in self._waiting:
-            self._waiting[message.id].put_nowait(message)
+            self._waiting[message.id][1].put_nowait(message)
 
     async def ask(self, peer: str, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the call to `peer` and yield the pieces of its answer.
 
-        Raises the error the other side reported, or `Unavailable` when pieces were lost or nothing came for
-        `call.deadline_s`. Closing the iterator cancels the call over there.
+        Raises the error the other side reported, or `Unavailable` when pieces were lost, the connection broke, or
+        nothing came for `call.deadline_s`. Closing the iterator cancels the call over there.
         """
-        queue = self._waiting[call.id] = asyncio.Queue()
+        queue: asyncio.Queue[Reply | None] = asyncio.Queue()
+        self._waiting[call.id] = (peer, queue)
         expected = 0
         finished = False
         try:
             self._link.send(peer, Channel.CALL, encode_call(call))
             while True:
                 reply = await _within(queue.get(), call.deadline_s)
+                if reply is None:
+                    raise Unavailable(
+                        "the connection broke before all was answered; look how things are, and ask again"
+                    )
                 if reply.sequence < expected:
                     continue
                 if reply.sequence > expected:
@@ -83,10 +95,10 @@ class Asker:
                 self._link.send(peer, Channel.CALL, encode_call(CancelCall(id=call.id)))
 
 
-async def _within(waiting: Any, deadline_s: float) -> Reply:
+async def _within(waiting: Awaitable[Reply | None], deadline_s: float) -> Reply | None:
     try:
         async with asyncio.timeout(deadline_s):
-            reply: Reply = await waiting
+            reply = await waiting
             return reply
     except TimeoutError as error:
         raise Unavailable(

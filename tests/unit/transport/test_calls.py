@@ -38,7 +38,10 @@ class Fleet:
             self.passed.append(decode_call(payload))
             self.answers.received(worker, peer, payload, group)
 
-        root.listen(lambda peer, _, payload: self.asker.received(peer, payload), _unheard)
+        root.listen(
+            lambda peer, _, payload: self.asker.received(peer, payload),
+            lambda peer, connected: None if connected else self.asker.lost(peer),
+        )
         up.listen(lambda peer, _, payload: relay.from_above(peer, payload), _unheard)
         down.listen(lambda peer, _, payload: relay.from_below(peer, payload), _unheard)
         worker.listen(on_worker, _unheard)
@@ -136,6 +139,23 @@ def test_a_peer_that_is_away_ends_the_call_at_its_deadline() -> None:
         return asyncio.get_running_loop().time() - began_s
 
     assert in_fleet({"count": count}, body) == pytest.approx(7.0)
+
+
+def test_a_connection_that_breaks_ends_the_call_at_once() -> None:
+    async def nothing(_: dict[str, Any]) -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def body(fleet: Fleet) -> float:
+        asking = asyncio.ensure_future(anext(fleet.ask("nothing")))
+        await asyncio.sleep(1)
+        began_s = asyncio.get_running_loop().time()
+        fleet.hub.cut(ROOT, CLUSTER)
+        with pytest.raises(Unavailable, match="connection broke"):
+            await asking
+        return asyncio.get_running_loop().time() - began_s
+
+    assert in_fleet({"nothing": nothing}, body) < 1.0
 
 
 @pytest.mark.parametrize(
