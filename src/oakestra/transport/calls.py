@@ -98,8 +98,7 @@ class Asker:
 async def _within(waiting: Awaitable[Reply | None], deadline_s: float) -> Reply | None:
     try:
         async with asyncio.timeout(deadline_s):
-            reply = await waiting
-            return reply
+            return await waiting
     except TimeoutError as error:
         raise Unavailable(
             f"no answer for {deadline_s:.0f} s: the cluster or the worker is away, or very busy"
