@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -50,9 +49,11 @@ class Loop:
                 await asyncio.sleep(PASS_FAILED_BACKOFF_S)
             else:
                 self._said = ""
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._woken.wait()
+            alarm = asyncio.get_running_loop().call_later(wait_s, self._woken.set)
+            try:
+                await self._woken.wait()
+            finally:
+                alarm.cancel()
 
     def _complain(self, why: str) -> None:
         """Log why the world did not let a pass through, once per reason."""

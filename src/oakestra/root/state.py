@@ -21,7 +21,7 @@ from oakestra.root.addresses import AddressPool
 from oakestra.root.history import Histories
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
-from oakestra.store.records import Records
+from oakestra.store.records import Index, Records
 from oakestra.wire.native import ClusterReport
 
 
@@ -260,6 +260,15 @@ class ClusterView:
     memory_ratio: float = 0.0
     machines: dict[WorkerId, MachineUsage] = field(default_factory=dict)
     """What its workers measured last."""
+    _statuses: tuple[ClusterReport | None, Mapping[Placement, InstanceStatus]] = (None, {})
+
+    @property
+    def statuses(self) -> Mapping[Placement, InstanceStatus]:
+        """What its last report says of each placement: the very same object until the next report."""
+        if self._statuses[0] is not self.report:
+            found = self.report.statuses if self.report else ()
+            self._statuses = (self.report, {status.key.placed: status for status in found})
+        return self._statuses[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +310,10 @@ class RootState:
         """Of instances by their key and of clusters by their id."""
         self.records.load()
         self.pool = AddressPool(lambda: addresses_in_use(self))
+        self.applications_by_id = Index(self.applications, lambda record: record.application.id)
+        self.services_by_id = Index(self.services, lambda record: record.spec.id)
+        self.slots_by_slot = Index(self.slots, lambda record: record.slot)
+        self.withdrawals_by_placement = Index(self.withdrawals, lambda record: record.placed)
 
     async def commit(self) -> None:
         """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""

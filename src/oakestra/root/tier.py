@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -13,6 +14,7 @@ from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
+from oakestra.control.settled import Settled
 from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
@@ -20,8 +22,8 @@ from oakestra.model.instance import Slot
 from oakestra.root import story
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
-from oakestra.root.observe import Observed, observe
-from oakestra.root.plan import plan, remedy
+from oakestra.root.observe import Observed, observe, only_time_passed
+from oakestra.root.plan import CLUSTER_GRACE_S, plan, remedy
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
@@ -82,6 +84,10 @@ class Root:
         self._answered_s: dict[ClusterId, float] = {}
         self._copied = False
         """These records are an older copy: a cluster was told something of this epoch that they do not know."""
+        self._alike = partial(only_time_passed, grace_s=CLUSTER_GRACE_S)
+        self._settled = Settled(self._alike, resync_s=tuning.resync_s)
+        self._rendered: Observed | None = None
+        """What the assignments that were rendered last follow from."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s)
         self._asker = Asker(down)
         down.listen(self._from_cluster, self._presence)
@@ -220,6 +226,9 @@ class Root:
         if self._copied:
             await self._begin_anew()
         observed = self._observe()
+        if self._is_settled(observed):
+            return self._next_deadline_s(observed, busy=False)
+        changes = self._changes()
         self.state.refused, self.state.standing = observed.refused, observed.standing
         self.state.turned_since_s = observed.turned_since_s
         decisions = plan(observed)
@@ -227,6 +236,11 @@ class Root:
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
         if decisions:
             logger.info("decided", extra=_counts(decisions))
+        decided = self._changes() != changes
+        observed = self._observe() if decided else observed
+        same = self._rendered is not None and self._alike(self._rendered, observed)
+        payloads = {} if same and not self._resend else self._render(observed)
+        left = self._observe() if payloads else observed  # those that are new were numbered
         observed = self._observe()
         payloads = self._render(observed)
         reach(Point.ROOT_DECIDED)
@@ -236,6 +250,8 @@ class Root:
             self._down.send(cluster, Channel.SET, payload)
         reach(Point.ROOT_SENT)
         self._forget_measurements(observed)
+        self._rendered = left
+        self._settled.note(None if decided else left)
         return self._next_deadline_s(observed, busy=_left_something(decisions))
 
     async def _begin_anew(self) -> None:
@@ -246,6 +262,14 @@ class Root:
         reach(Point.ROOT_BEGUN_ANEW)
         self._resend |= {record.id for record in self.state.clusters.values()}
         self._copied = False
+
+    def _is_settled(self, observed: Observed) -> bool:
+        """Tell whether a pass has nothing to do: nothing is owed, and the last one that saw this changed nothing."""
+        owing = self._resend or self.state.records.pending
+        return self._settled.holds(observed, now_s=self._clock.uptime_s()) and not owing
+
+    def _changes(self) -> int:
+        return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))
