@@ -14,8 +14,8 @@ PROMPT = "sim> "
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Describe `oak sim`."""
-    parser.set_defaults(run=converse, seed=0)
     verbs = parser.add_subparsers(metavar="WHAT")
+    parser.set_defaults(run=converse, seed=0)  # without WHAT: by hand
     run = verbs.add_parser(
         "run",
         help="perform a script",

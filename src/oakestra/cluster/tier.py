@@ -59,6 +59,8 @@ ANSWER_EVERY_S = 15.0
 
 PROBE_EVERY_S = 0.075
 """Twenty questions in the second and a half between suspicion and loss."""
+APART_S = 0.02
+"""Between two passes at least: reports of many come one by one, and nobody feels so little."""
 LOOK_AGAIN_S = 0.5
 STALL_LOOK_S = 1.0
 STALLED_S = 2.0
@@ -131,7 +133,7 @@ class Cluster:
         self._rendering = Rendering()
         self._reported: Observed | None = None
         """What the last report says."""
-        self._loop = Loop(self._pass, resync_s=tuning.resync_s)
+        self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         requests = Requests(
             self.state, self.events, is_lost=self._is_lost, remedy=self.remedy, wake=self._loop.wake
         )

@@ -17,7 +17,7 @@ from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, Service
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import InstanceUsage, MachineUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
-from oakestra.root.addresses import AddressPool
+from oakestra.root.addresses import SUBNETS_LEASED, AddressPool, Lease
 from oakestra.root.history import Histories
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
@@ -217,11 +217,16 @@ class ClusterRecord:
     joined_wall_s: float = 0.0
     subnet_first: int = 0
     """First worker subnet index leased to it."""
-    subnet_count: int = 64
+    subnet_count: int = SUBNETS_LEASED
     availability: Availability = Availability.ACTIVE
     generation: int = 0
     """Of the assignment last rendered for it."""
     assignment_digest: str = ""
+
+    @property
+    def lease(self) -> Lease:
+        """The worker subnets that are leased to it."""
+        return (self.subnet_first, self.subnet_count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,11 @@ from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
 from oakestra.control.settled import Settled
-from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.instance import Slot
 from oakestra.root import story
+from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import Observed, observe, only_time_passed
@@ -53,10 +53,10 @@ RESEND_EVERY_S = 1.0
 """A set that a beat shows missing is sent again at most this often."""
 ANSWER_EVERY_S = 15.0
 """A cluster that beats hears back at least this often."""
+APART_S = 0.02
+"""Between two passes at least: reports of many come one by one, and nobody feels so little."""
 LOOK_AGAIN_S = 1.0
 """A silent cluster is looked at so often: its silence may come to mean more."""
-SUBNETS_LEASED = 64
-"""Worker subnets that a cluster gets at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class Root:
         self._settled = Settled(self._alike, resync_s=tuning.resync_s)
         self._rendered: Observed | None = None
         """What the assignments that were rendered last follow from."""
-        self._loop = Loop(self._pass, resync_s=tuning.resync_s)
+        self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         self._asker = Asker(down)
         down.listen(self._from_cluster, self._presence)
 
@@ -151,14 +151,10 @@ class Root:
 
     def _lease(self, request: JoinCluster) -> tuple[int, int]:
         """Return the worker subnets of a new member: those it says that it had, if they are free."""
-        taken = {record.subnet_first for record in self.state.clusters.values()}
-        first, count = request.subnet_lease or (-1, 0)
-        if first in range(0, SUBNETS_MAX, SUBNETS_LEASED) and count == SUBNETS_LEASED and first not in taken:
-            return first, count
-        for first in range(0, SUBNETS_MAX, SUBNETS_LEASED):
-            if first not in taken:
-                return first, SUBNETS_LEASED
-        raise Conflict("all worker subnets are leased to clusters; remove one that is gone for good")
+        lease = first_lease([record.lease for record in self.state.clusters.values()], request.subnet_lease)
+        if lease is None:
+            raise Conflict("all worker subnets are leased to clusters; remove one that is gone for good")
+        return lease
 
     # --- what arrives: record, wake ----------------------------------------------------------------------------------
 
@@ -241,8 +237,6 @@ class Root:
         same = self._rendered is not None and self._alike(self._rendered, observed)
         payloads = {} if same and not self._resend else self._render(observed)
         left = self._observe() if payloads else observed  # those that are new were numbered
-        observed = self._observe()
-        payloads = self._render(observed)
         reach(Point.ROOT_DECIDED)
         await self.state.commit()
         reach(Point.ROOT_COMMITTED)

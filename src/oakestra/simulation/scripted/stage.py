@@ -69,8 +69,8 @@ class Stage:
 
     async def close(self) -> None:
         """Switch everything off."""
-        for host in self._world.hosts.values() if self._world is not None else ():
-            await host.kill()
+        hosts = self._world.hosts.values() if self._world is not None else ()
+        await asyncio.gather(*(host.kill() for host in hosts))
         self._hearing.close()
 
     def news(self) -> Iterator[str]:
