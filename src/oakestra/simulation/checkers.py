@@ -237,9 +237,7 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
         if worker is not None and worker.alive:
             return worker, held.key
         if worker is not None:
-            if spec.disconnect.replace:
-                return f"{record.slot} is on {worker.name}, which is dead"
-            return _leaving(world, record) or ""  # what came before its successor on a dead machine goes on
+            return _on_the_dead(world, worker, record, spec)
         if (waits := _waits_there(world, held, spec)) is not None:
             return waits
     elif cluster is not None and not spec.disconnect.replace:
@@ -256,6 +254,15 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
     if fits:
         return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"
     return ""
+
+
+def _on_the_dead(
+    world: World, worker: WorkerHost, record: SlotRecord, spec: ServiceSpec
+) -> tuple[WorkerHost, InstanceKey] | str:
+    """Return where a slot is whose attempt is on a dead machine: nowhere else, unless an earlier one serves beside it."""
+    if spec.disconnect.replace:
+        return f"{record.slot} is on {worker.name}, which is dead"
+    return _leaving(world, record) or ""
 
 
 def _waits_there(world: World, held: HeldSlot, spec: ServiceSpec) -> str | None:
