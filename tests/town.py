@@ -10,7 +10,7 @@ from oakestra.cluster.decisions import Decision
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, observe
 from oakestra.cluster.plan import plan
-from oakestra.cluster.render.down import worker_assignments
+from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.render.serving import serving
 from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
@@ -21,7 +21,6 @@ from oakestra.scheduling.lingering import IN_FLIGHT_S
 from oakestra.scheduling.liveness import Patience
 from oakestra.store.fake import FakeStore
 from oakestra.wire.native import AssignedSlot, ClusterAssignment, Version, WorkerReport
-from oakestra.wire.sequence import digest
 
 SERVICE = ServiceId("a" * 24)
 TABLES = ("services", "origins", "slots", "withdrawals", "workers", "settings", "events")
@@ -51,6 +50,7 @@ class Town:
     """By revision."""
     generation: int = 0
     now_s: float = 1.0
+    rendering: Rendering = field(default_factory=Rendering)
     away: set[WorkerId] = field(default_factory=set)
     """Workers that neither hear nor say anything."""
 
@@ -102,8 +102,10 @@ class Town:
             self.now_s += IN_FLIGHT_S / 2
         decisions = plan(seen, vcpu_overcommit=8.0)
         apply(self.state, decisions)
-        for worker, told in worker_assignments(self.seen(), None).items():
-            version, _ = stamp(self.state, worker, digest(told))
+        rendered = self.rendering.worker_assignments(self.seen(), None)
+        assert rendered == Rendering().worker_assignments(self.seen(), None), "what is remembered is true"
+        for worker, (told, content) in rendered.items():
+            version, _ = stamp(self.state, worker, content)
             if worker in self.away:
                 continue
             withdrawn = set(told.withdrawn)

@@ -153,3 +153,18 @@ def test_an_update_to_less_does_not_give_away_what_the_earlier_ones_hold() -> No
         town.step()
         assert town.memory_mib(0) <= 400
     assert town.revisions() == {1: 2}
+
+
+def test_what_cannot_leave_a_drained_worker_keeps_nothing_else_from_being_updated() -> None:
+    """Found by seed 363: one that could go nowhere counted as on its way, in every pass, before all the others."""
+    town = Town()
+    for number in range(2):
+        town.worker(number, 200)
+    settled(town, service(), 4)
+    holder = next(id for id, runs in town.runs.items() if any(key.number == 0 for key in runs))
+    town.drain(holder)
+    town.rest()
+    town.want(service(revision=1, image="other"), 4)
+    for _ in range(STEPS):
+        town.step()
+    assert town.revisions() == {0: 2, 1: 2}, "what can be updated is"

@@ -18,7 +18,7 @@ from oakestra.cluster import ledger, moves
 from oakestra.cluster import observe as cluster_observe
 from oakestra.cluster import plan as cluster_plan
 from oakestra.cluster import tier as cluster_tier
-from oakestra.cluster.render import down
+from oakestra.cluster.render import routes
 from oakestra.model.address import Route
 from oakestra.model.instance import InstanceStatus
 from oakestra.root import observe as root_observe
@@ -177,21 +177,21 @@ def the_latest_status_counts_not_the_truest() -> None:
 
 
 def instances_in_other_clusters_get_no_routes() -> None:
-    real = down._Routes.__init__
+    real = routes.Routes.__init__
 
-    def init(self: Any, observed: Any, remote: Any) -> None:
-        real(self, observed, None)
+    def init(self: Any, observed: Any, remote: Any, before: Any) -> None:
+        real(self, observed, None, before)
 
-    _put(down._Routes, "__init__", init)
+    _put(routes.Routes, "__init__", init)
 
 
 def routes_lead_to_one_instance_only() -> None:
-    real = down._service_routes
+    real = routes._service_routes
 
-    def routes(spec: Any, backends: Sequence[Any]) -> list[Route]:
+    def service_routes(spec: Any, backends: Sequence[Any]) -> list[Route]:
         return list(real(spec, tuple(backends[:1])))
 
-    _put(down, "_service_routes", routes)
+    _put(routes, "_service_routes", service_routes)
 
 
 def reports_count_from_one_again() -> None:

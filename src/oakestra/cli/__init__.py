@@ -154,7 +154,10 @@ class _Help(argparse.HelpFormatter):
 @cache
 def _help_width() -> int:
     try:
-        return min(os.get_terminal_size(sys.stdout.fileno()).columns, HELP_WIDTH_MAX) - 2
+        columns = (
+            os.get_terminal_size(sys.stdout.fileno()).columns or HELP_WIDTH
+        )  # some terminals do not know
+        return min(columns, HELP_WIDTH_MAX) - 2
     except (OSError, ValueError):  # no terminal
         return HELP_WIDTH
 

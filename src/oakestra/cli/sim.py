@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oakestra.model.errors import NotFound
@@ -14,8 +14,8 @@ PROMPT = "sim> "
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Describe `oak sim`."""
-    parser.set_defaults(run=converse, seed=0)
     verbs = parser.add_subparsers(metavar="WHAT")
+    parser.set_defaults(run=converse, seed=0)  # without WHAT: by hand
     run = verbs.add_parser(
         "run",
         help="perform a script",
@@ -41,9 +41,27 @@ def converse(args: argparse.Namespace) -> int:
     from oakestra.simulation import scripted
 
     if sys.stdin.isatty():
-        print("A fleet in virtual time. `help` lists commands, `quit` or Ctrl-D ends.")
+        _edit_lines(scripted.commands())
+        print("A fleet in virtual time. `help` lists commands, `quit` or Ctrl-D ends. Try: fleet 2 3")
     scripted.play(_typed(), print, seed=args.seed, echo=not sys.stdin.isatty())
     return 0
+
+
+def _edit_lines(words: Sequence[str]) -> None:
+    """Let whoever types go back to earlier lines, change them, and complete a command with Tab."""
+    try:
+        import readline
+    except ImportError:  # a Python without it: typing works all the same
+        return
+
+    def complete(begun: str, nth: int) -> str | None:
+        first = not readline.get_line_buffer()[: readline.get_begidx()].strip()
+        found = [f"{word} " for word in words if first and word.startswith(begun)]
+        return found[nth] if nth < len(found) else None
+
+    readline.set_completer_delims(" ")
+    readline.set_completer(complete)
+    readline.parse_and_bind("tab: complete")
 
 
 def perform(args: argparse.Namespace) -> int:
@@ -77,7 +95,12 @@ def _typed() -> Iterator[str]:
         try:
             line = input(prompt)
         except EOFError:
+            if prompt:
+                print()
             return
+        except KeyboardInterrupt:  # as in a shell: the line is given up, not the fleet
+            print()
+            continue
         if line.strip() in {"quit", "exit"}:
             return
         yield line

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import Availability, Held
@@ -50,6 +51,10 @@ class Ledger:
             workers = self._observed.workers
             found = self._lists[service] = [self.candidate(workers[id], service) for id in sorted(workers)]
         return found
+
+    def instances(self, worker: WorkerId) -> int:
+        """Return how many instances hold room on a worker now."""
+        return self._services[worker].total()
 
     def candidate(self, worker: WorkerSeen, service: ServiceId) -> WorkerCandidate:
         """Return a worker as it is now, for an instance of this service."""
@@ -102,6 +107,7 @@ def _strays(observed: Observed) -> Iterator[Withdrawn]:
                 yield id, key
 
 
+@lru_cache(maxsize=1024)
 def overcommitted(resources: Resources, vcpu_overcommit: float) -> Resources:
     """Return what may be promised of a machine: vCPUs are shared, everything else is given once."""
     return replace(resources, vcpus=int(resources.vcpus * vcpu_overcommit))

@@ -55,8 +55,8 @@ def moves(
         ready = _is_ready(observed, record)
         if ready and moving[slot.service] >= spec.update.parallel:
             continue
-        moving[slot.service] += 1
         choice = _successor(ledger, spec, record, ready=ready)
+        moving[slot.service] += not isinstance(choice, NoChoice)  # what can only stay is not on its way
         if isinstance(choice, Choice):
             worker = WorkerId(choice.id)
             ledger.reserve(worker, spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord, WorkerView
 from oakestra.model.ids import ServiceId, WorkerId
@@ -51,6 +51,8 @@ class Observed:
     root_epoch: int = 0
     """Of the store that root's last assignment came from."""
     origins: Mapping[ServiceId, Origin] = field(default_factory=dict)
+    root_applied: Version = field(default_factory=Version)
+    """Root's assignment that these records follow."""
     unproven_s: Mapping[InstanceKey, float] = field(default_factory=dict)
     """What is ready, but has not been for as long as its service's update policy asks, and how much is missing."""
     relieved_since_s: Mapping[InstanceKey, float] = field(default_factory=dict)
@@ -70,38 +72,43 @@ def observe(
     adopt_until_s: float,
 ) -> Observed:
     """Return the cluster as it is now. `since_s` is when this process started, or came back from a stall."""
-    views = {id: state.view(record.id) for id, record in state.workers.items()}
+    records = state.workers_by_id()
+    views = {id: state.view(id) for id in records}
     silences = {
         id: (silence_s(view.last_seen_s, since_s=since_s, now_s=now_s), patience(view))
         for id, view in views.items()
     }
     benefit_s = benefit_of_doubt_s(tuple(silences.values()))
     workers: dict[WorkerId, WorkerSeen] = {}
-    for id, record in state.workers.items():
-        report = views[id].report
+    for id, record in records.items():
+        view = views[id]
+        report = view.report
         silent_s, allowed = silences[id]
-        workers[record.id] = WorkerSeen(
+        if benefit_s:
+            allowed = replace(allowed, lost_after_s=allowed.lost_after_s + benefit_s)
+        workers[id] = WorkerSeen(
             record=record,
-            liveness=judge(silent_s, replace(allowed, lost_after_s=allowed.lost_after_s + benefit_s)),
+            liveness=judge(silent_s, allowed),
             silent_s=silent_s,
             reported=report is not None,
             complete=report is not None and report.complete,
             applied=report.applied if report else Version(),
             trouble=report.trouble if report else "",
-            statuses={status.key: status for status in report.statuses} if report else {},
+            statuses=view.statuses,
         )
     leaving = (record for record in state.slots.values() if record.leaving and record.leaving.relieved)
     relieved_since_s = since((record.leaving_key for record in leaving), state.relieved_since_s, now_s)
     return Observed(
         epoch=state.records.epoch,
-        services={spec.id: spec for spec in state.services.values()},
-        slots={record.placed.slot: record for record in state.slots.values()},
-        withdrawals={(record.worker, record.key): record for record in state.withdrawals.values()},
+        services=state.services_by_id(),
+        slots=state.slots_by_slot(),
+        withdrawals=state.withdrawals_by_attempt(),
         workers=workers,
         lease=(state.root.subnet_first, state.root.subnet_count),
         root_known=state.root.applied != Version(),
         root_epoch=state.root.applied.epoch,
-        origins={origin.service: origin for origin in state.origins.values()},
+        origins=state.origins_by_service(),
+        root_applied=state.root.applied,
         unproven_s=_unproven_s(state, now_s),
         relieved_since_s=relieved_since_s,
         lingering_s=_lingering_s(state, relieved_since_s, now_s),
@@ -133,3 +140,51 @@ def _unproven_s(state: ClusterState, now_s: float) -> Mapping[InstanceKey, float
             if left_s > 0:
                 missing[key] = left_s
     return missing
+
+
+_TIMELESS = tuple(
+    one.name for one in fields(Observed) if one.name not in {"unproven_s", "lingering_s", "workers"}
+)
+_TIMELESS_OF_A_WORKER = tuple(
+    one.name for one in fields(WorkerSeen) if one.name not in {"silent_s", "applied"}
+)
+
+
+def only_time_passed(before: Observed, now: Observed) -> bool:
+    """Tell whether what is planned now is what was planned before: nothing differs but how long things have lasted,
+    and none of that has come to mean more."""
+    return (
+        _same(before, now, _TIMELESS)
+        and before.unproven_s.keys() == now.unproven_s.keys()
+        and before.lingering_s.keys() == now.lingering_s.keys()
+        and before.workers.keys() == now.workers.keys()
+        and all(
+            _same(before.workers[id], worker, _TIMELESS_OF_A_WORKER) for id, worker in now.workers.items()
+        )
+        and (not _applied_more(before, now) or not waits_for_workers(now))
+        and not _patience_ended(before, now)
+    )
+
+
+def _same(a: object, b: object, names: tuple[str, ...]) -> bool:
+    return all((one := getattr(a, name)) is (other := getattr(b, name)) or one == other for name in names)
+
+
+def waits_for_workers(observed: Observed) -> bool:
+    """Tell whether it matters which generation of its assignment a worker has applied."""
+    return bool(observed.withdrawals) or any(record.leaving is not None for record in observed.slots.values())
+
+
+def _applied_more(before: Observed, now: Observed) -> bool:
+    return any(before.workers[id].applied != worker.applied for id, worker in now.workers.items())
+
+
+def _patience_ended(before: Observed, now: Observed) -> bool:
+    """Tell whether a lost worker's silence has now reached what some service's disconnect policy allows."""
+    lost = [id for id, worker in now.workers.items() if worker.liveness is Liveness.LOST]
+    patiences = {spec.disconnect.lost_after_s or 0.0 for spec in now.services.values()} if lost else ()
+    return any(
+        before.workers[id].silent_s < patience_s <= now.workers[id].silent_s
+        for id in lost
+        for patience_s in patiences
+    )

@@ -25,7 +25,7 @@ from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.reconcile import is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
-from oakestra.model.ids import ServiceId, WorkerId
+from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, Slot
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_worker
@@ -232,7 +232,7 @@ def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:
     free = iter(index for index in range(first, first + count) if index not in taken)
     for id, worker in sorted(observed.workers.items()):
         room = len(worker.record.subnet_indexes) * INSTANCES_PER_SUBNET
-        if ledger.candidate(worker, ServiceId("")).instances + SUBNET_RESERVE > room:
+        if ledger.instances(id) + SUBNET_RESERVE > room:
             index = next(free, None)
             if index is not None:
                 yield GrantSubnet(worker=id, index=index)

@@ -12,12 +12,12 @@ from enum import StrEnum
 
 from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId
-from oakestra.model.instance import InstanceKey, Placement, Slot
+from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
 from oakestra.model.service import InstanceAddress, PublishedPort, Resources, ServiceSpec
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
-from oakestra.store.records import Records
+from oakestra.store.records import Index, Records
 from oakestra.wire.native import ClusterAssignment, Origin, Version, WorkerReport
 
 
@@ -187,6 +187,16 @@ class WorkerView:
     ready_since: dict[InstanceKey, tuple[int, float]] = field(default_factory=dict)
     """Of every instance that is ready: its restart, and since when it has been ready without a pause."""
 
+    _statuses: tuple[WorkerReport | None, Mapping[InstanceKey, InstanceStatus]] = (None, {})
+
+    @property
+    def statuses(self) -> Mapping[InstanceKey, InstanceStatus]:
+        """What its last report says of each instance, in order: the very same object until the next report."""
+        if self._statuses[0] is not self.report:
+            found = {status.key: status for status in self.report.statuses} if self.report else {}
+            self._statuses = (self.report, dict(sorted(found.items())))
+        return self._statuses[1]
+
     def note_ready(self, now_s: float) -> None:
         """Note since when what the report says is ready has been so."""
         ready = [status for status in self.report.statuses if status.ready] if self.report else []
@@ -221,6 +231,11 @@ class ClusterState:
         self.remote: ClusterAssignment | None = None
         """Root's last assignment, for what of it is not kept: instances and peers in other clusters."""
         self.records.load()
+        self.services_by_id = Index(self.services, lambda spec: spec.id)
+        self.slots_by_slot = Index(self.slots, lambda record: record.placed.slot)
+        self.withdrawals_by_attempt = Index(self.withdrawals, lambda record: (record.worker, record.key))
+        self.origins_by_service = Index(self.origins, lambda origin: origin.service)
+        self.workers_by_id = Index(self.workers, lambda record: record.id)
 
     async def commit(self) -> None:
         """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""
@@ -236,7 +251,10 @@ class ClusterState:
 
     def view(self, worker: WorkerId) -> WorkerView:
         """Return what is seen of the worker, beginning with nothing."""
-        return self.views.setdefault(worker, WorkerView())
+        view = self.views.get(worker)
+        if view is None:
+            view = self.views[worker] = WorkerView()
+        return view
 
 
 def slot_key(slot: Slot) -> str:

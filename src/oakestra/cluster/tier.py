@@ -6,14 +6,15 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 
 from oakestra.cluster import story
 from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
-from oakestra.cluster.observe import Observed, WorkerSeen, observe
+from oakestra.cluster.observe import Observed, WorkerSeen, observe, only_time_passed, waits_for_workers
 from oakestra.cluster.plan import plan, remedy
-from oakestra.cluster.render.down import worker_assignments
+from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.render.up import cluster_report
 from oakestra.cluster.requests import Requests
 from oakestra.cluster.state import ClusterState, SlotRecord, WorkerRecord, WorkerView
@@ -21,6 +22,7 @@ from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
+from oakestra.control.settled import Settled
 from oakestra.model.errors import Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.machine import MachineUsage
@@ -57,6 +59,8 @@ ANSWER_EVERY_S = 15.0
 
 PROBE_EVERY_S = 0.075
 """Twenty questions in the second and a half between suspicion and loss."""
+APART_S = 0.02
+"""Between two passes at least: reports of many come one by one, and nobody feels so little."""
 LOOK_AGAIN_S = 0.5
 STALL_LOOK_S = 1.0
 STALLED_S = 2.0
@@ -122,10 +126,14 @@ class Cluster:
         self._report_digest = ""
         self._report_epoch = int(clock.wall_s() * 1000)
         self._report_due = False
+        self._settled = Settled(only_time_passed, resync_s=tuning.resync_s)
         self._resend: set[WorkerId] = set()
         self._copied = False
         """These records are an older copy: a worker was told something of this epoch that they do not know."""
-        self._loop = Loop(self._pass, resync_s=tuning.resync_s)
+        self._rendering = Rendering()
+        self._reported: Observed | None = None
+        """What the last report says."""
+        self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         requests = Requests(
             self.state, self.events, is_lost=self._is_lost, remedy=self.remedy, wake=self._loop.wake
         )
@@ -297,18 +305,25 @@ class Cluster:
         if self._copied:
             await self._begin_anew()
         told, self._told = self._told, None
+        changes = self._changes()
         if told is not None:
             accept(self.state, told)
         self._note_capacities()
         before = self._observe()
         self.state.relieved_since_s = before.relieved_since_s
+        if told is None and self._is_settled(before):
+            return self._next_deadline_s(before)
         decisions = plan(before, vcpu_overcommit=self._tuning.vcpu_overcommit)
         self._tell(before, decisions)
         apply(self.state, decisions)
         if decisions:
             logger.info("decided", extra=_counts(decisions))
-        observed = self._observe()
+        decided = self._changes() != changes
+        observed = self._observe() if decided else before
         payloads = self._render(observed)
+        left = self._numbered(observed)
+        numbered = left is not observed
+        busy = decided or (numbered and waits_for_workers(observed))
         reach(Point.CLUSTER_DECIDED)
         try:
             await self.state.commit()
@@ -320,7 +335,11 @@ class Cluster:
             self._down.send(worker, Channel.SET, payload)
         reach(Point.CLUSTER_SENT)
         self._forget_measurements(observed)
-        self._report_to_root(observed)
+        if self._reported is None or not only_time_passed(self._reported, observed):
+            self._note_report(observed)
+        self._reported = left
+        self._report_to_root()
+        self._settled.note(None if busy else left)
         turned = any(isinstance(decision, Relieve) for decision in decisions)
         return 0.0 if turned else self._next_deadline_s(observed)
 
@@ -332,6 +351,20 @@ class Cluster:
         self._resend |= {record.id for record in self.state.workers.values()}
         self._adopt_until_s = self._clock.uptime_s() + self._tuning.adopt_s
         self._copied = False
+
+    def _is_settled(self, observed: Observed) -> bool:
+        """Tell whether a pass has nothing to do: nothing is owed, and the last one that saw this changed nothing."""
+        owing = self._report_due or self.state.records.pending or any(map(self._may_resend, self._resend))
+        return self._settled.holds(observed, now_s=self._clock.uptime_s()) and not owing
+
+    def _numbered(self, observed: Observed) -> Observed:
+        """Return what was observed with the numbers that assignments have got since."""
+        records = self.state.workers_by_id()
+        same = all(records[id] is worker.record for id, worker in observed.workers.items())
+        return observed if same else self._observe()
+
+    def _changes(self) -> int:
+        return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         statuses = {
@@ -359,27 +392,29 @@ class Cluster:
         )
 
     def _note_capacities(self) -> None:
-        for record in tuple(self.state.workers.values()):
-            report = self.state.view(record.id).report
+        for id, record in self.state.workers_by_id().items():
+            report = self.state.view(id).report
             if report is not None and report.capacity != record.capacity:
-                self.state.workers.put(record.id, replace(record, capacity=report.capacity))
+                self.state.workers.put(id, replace(record, capacity=report.capacity))
 
     def _render(self, observed: Observed) -> dict[WorkerId, bytes]:
         """Stamp every worker's assignment and return those that must be sent: changed, or shown to be missed."""
-        now_s = self._clock.uptime_s()
         payloads: dict[WorkerId, bytes] = {}
-        for worker, assignment in worker_assignments(observed, self.state.remote).items():
-            version, changed = stamp(self.state, worker, digest(assignment))
-            view = self.state.view(worker)
-            missed = worker in self._resend and now_s - view.resent_s >= RESEND_EVERY_S
+        rendered = self._rendering.worker_assignments(observed, self.state.remote)
+        for worker, (assignment, content) in rendered.items():
+            version, changed = stamp(self.state, worker, content)
+            missed = worker in self._resend and self._may_resend(worker)
             if changed or missed:
                 payloads[worker] = encode(replace(assignment, version=version))
             if missed:
-                view.resent_s = now_s
+                self.state.view(worker).resent_s = self._clock.uptime_s()
                 self._resend.discard(worker)
         return payloads
 
-    def _report_to_root(self, observed: Observed) -> None:
+    def _may_resend(self, worker: WorkerId) -> bool:
+        return self._clock.uptime_s() - self.state.view(worker).resent_s >= RESEND_EVERY_S
+
+    def _note_report(self, observed: Observed) -> None:
         report = cluster_report(
             observed, applied=self.state.root.applied, vcpu_overcommit=self._tuning.vcpu_overcommit
         )
@@ -389,6 +424,8 @@ class Cluster:
             version = Version(epoch=self._report_epoch, generation=self._report.version.generation + 1)
             self._report = replace(report, version=version)
             self._report_due = True
+
+    def _report_to_root(self) -> None:
         if self._report_due:
             self._report_due = False
             self._up.send("up", Channel.SET, encode(self._report))
@@ -423,12 +460,9 @@ class Cluster:
 
     def _patience(self, view: WorkerView) -> Patience:
         """Return how long a worker may be silent: long, while nothing but TCP, which stalls, comes from it."""
-        tuning = self._tuning
         last_s = view.last_seen_s or 0.0
-        if view.beaten_s is None or last_s - view.beaten_s > tuning.slow_lost_after_s:
-            slow_s = max(tuning.slow_lost_after_s, tuning.lost_after_s)
-            return Patience(suspect_after_s=slow_s * 2 / 3, lost_after_s=slow_s)
-        return Patience(suspect_after_s=tuning.suspect_after_s, lost_after_s=tuning.lost_after_s)
+        beats = view.beaten_s is not None and last_s - view.beaten_s <= self._tuning.slow_lost_after_s
+        return _patience(self._tuning, beats=beats)
 
     def _judged_again_s(self, id: WorkerId, worker: WorkerSeen) -> float:
         """Return in how many seconds silence will mean more than it does now."""
@@ -506,6 +540,14 @@ class Cluster:
         current = {record.key for record in observed.slots.values()}
         for key in [key for key in self.state.usage if key not in current]:
             del self.state.usage[key]
+
+
+@lru_cache(maxsize=16)
+def _patience(tuning: Tuning, *, beats: bool) -> Patience:
+    if beats:
+        return Patience(suspect_after_s=tuning.suspect_after_s, lost_after_s=tuning.lost_after_s)
+    slow_s = max(tuning.slow_lost_after_s, tuning.lost_after_s)
+    return Patience(suspect_after_s=slow_s * 2 / 3, lost_after_s=slow_s)
 
 
 def _incarnation(record: WorkerRecord, request: JoinWorker) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -20,12 +19,16 @@ class Loop:
 
     A wake-up carries no data: however many arrive during a pass, one more pass follows, and it looks at the
     whole state afresh. A pass may return in how many seconds it wants another one at the latest (a back-off ends, a
-    grace runs out). A pass that raises is logged and tried again.
+    grace runs out). Passes begin at least `apart_s` apart, so that a burst of news is one pass. A pass that raises is
+    logged and tried again.
     """
 
-    def __init__(self, activate: Callable[[], Awaitable[float | None]], *, resync_s: float) -> None:
+    def __init__(
+        self, activate: Callable[[], Awaitable[float | None]], *, resync_s: float, apart_s: float = 0.0
+    ) -> None:
         self._activate = activate
         self._resync_s = resync_s
+        self._apart_s = apart_s
         self._woken = asyncio.Event()
         self._said = ""
 
@@ -37,6 +40,7 @@ class Loop:
         """Make passes until cancelled."""
         while True:
             self._woken.clear()
+            began_s = asyncio.get_running_loop().time()
             wait_s = self._resync_s
             try:
                 wanted_s = await self._activate()
@@ -50,9 +54,13 @@ class Loop:
                 await asyncio.sleep(PASS_FAILED_BACKOFF_S)
             else:
                 self._said = ""
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._woken.wait()
+            alarm = asyncio.get_running_loop().call_later(wait_s, self._woken.set)
+            try:
+                await self._woken.wait()
+            finally:
+                alarm.cancel()
+            if (rest_s := began_s + self._apart_s - asyncio.get_running_loop().time()) > 0:
+                await asyncio.sleep(rest_s)
 
     def _complain(self, why: str) -> None:
         """Log why the world did not let a pass through, once per reason."""

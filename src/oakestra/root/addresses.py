@@ -7,9 +7,11 @@ releases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from math import ceil
 
+from oakestra.model.address import SUBNETS_MAX
 from oakestra.model.errors import Conflict, Unavailable
 from oakestra.model.service import InstanceAddress, ServiceAddresses
 from oakestra.wire.sla import WantedAddresses
@@ -114,3 +116,46 @@ class AddressPool:
 
 def _flat(addresses: Iterable[InstanceAddress]) -> set[str]:
     return {text for address in addresses for text in (address.v4, address.v6) if text}
+
+
+# --- workers' subnets, leased to clusters ----------------------------------------------------------------------------
+
+SUBNETS_LEASED = 64
+"""Worker subnets that a cluster gets at a time."""
+LEASE_FULL_RATIO = 0.75
+"""A lease that is used so far grows: workers that join must not wait for it."""
+
+Lease = tuple[int, int]
+"""First subnet index, and how many."""
+
+
+def first_lease(taken: Iterable[Lease], had: Lease | None) -> Lease | None:
+    """Return the subnets of a new member: those it says that it had, if they are free, else some with room to grow
+    behind them: where the widest gap between other leases has its middle. None if nothing is left."""
+    leases = sorted(taken)
+    if had is not None and _is_free(had, leases):
+        return had
+    ends = [0, *(first + count for first, count in leases)]
+    begins = [*(first for first, _ in leases), SUBNETS_MAX]
+    begin, room = max(
+        ((begin, end - begin) for begin, end in zip(ends, begins, strict=True)), key=lambda gap: gap[1]
+    )
+    if room < SUBNETS_LEASED:
+        return None
+    middle = begin + room // 2 if begin and room >= 2 * SUBNETS_LEASED else begin
+    return middle - middle % SUBNETS_LEASED, SUBNETS_LEASED
+
+
+def grown(lease: Lease, taken: Iterable[Lease], *, used: int) -> Lease:
+    """Return the lease with so much more behind it that it is not nearly full, as far as nobody else's is in the way."""
+    first, count = lease
+    limit = min((other for other, _ in taken if other > first), default=SUBNETS_MAX) - first
+    blocks = ceil(used / LEASE_FULL_RATIO / SUBNETS_LEASED)
+    return first, max(count, min(blocks * SUBNETS_LEASED, limit))
+
+
+def _is_free(lease: Lease, taken: Sequence[Lease]) -> bool:
+    first, count = lease
+    whole = count > 0 and first >= 0 and first % SUBNETS_LEASED == count % SUBNETS_LEASED == 0
+    apart = all(first + count <= other or other + many <= first for other, many in taken)
+    return whole and apart and first + count <= SUBNETS_MAX

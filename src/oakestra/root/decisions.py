@@ -98,6 +98,14 @@ class EndQuarantine:
     key: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enlarge:
+    """A cluster needs more subnets for its workers."""
+
+    cluster: ClusterId
+    subnet_count: int
+
+
 Decision = (
     Place
     | Move
@@ -109,6 +117,7 @@ Decision = (
     | ForgetService
     | ForgetApplication
     | EndQuarantine
+    | Enlarge
     | TakeOver
     | Decline
     | Progress

@@ -11,6 +11,7 @@ from oakestra.model.service import InstanceAddress
 from oakestra.root.decisions import (
     Decision,
     EndQuarantine,
+    Enlarge,
     Forget,
     ForgetApplication,
     ForgetService,
@@ -72,6 +73,8 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             _forget_service(state, state.services[service], now_wall_s)
         case ForgetApplication(application=application):
             state.applications.remove(application)
+        case Enlarge(cluster=cluster, subnet_count=count):
+            state.clusters.put(cluster, replace(state.clusters[cluster], subnet_count=count))
         case EndQuarantine(key=key):
             state.quarantine.remove(key)
         case TakeOver():

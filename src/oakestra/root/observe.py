@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
@@ -82,18 +82,18 @@ def observe(
     state: RootState, *, now_s: float, now_wall_s: float, since_s: float, lost_after_s: float
 ) -> Observed:
     """Return root's world as it is now. `since_s` is when this process started."""
-    slots = {record.slot: record for record in state.slots.values()}
+    slots = state.slots_by_slot()
     clusters = {
         record.id: _seen(state, record, now_s=now_s, since_s=since_s, lost_after_s=lost_after_s)
         for record in state.clusters.values()
     }
     return Observed(
         epoch=state.records.epoch,
-        applications={record.application.id: record for record in state.applications.values()},
-        services={record.spec.id: record for record in state.services.values()},
+        applications=state.applications_by_id(),
+        services=state.services_by_id(),
         slots=slots,
         organizations={record.id: record.name for record in state.organizations.values()},
-        withdrawals={record.placed: record for record in state.withdrawals.values()},
+        withdrawals=state.withdrawals_by_placement(),
         clusters=clusters,
         refused=_refused(state.refused, slots, clusters),
         turned_since_s=since(
@@ -134,7 +134,7 @@ def _seen(
         complete=report is not None and report.complete,
         applied=report.applied if report else Version(),
         store=report.store if report else 0,
-        statuses={status.key.placed: status for status in report.statuses} if report else {},
+        statuses=view.statuses if view else {},
         successors=report.successors if report else (),
         refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
         claims=report.claims if report else (),
@@ -160,3 +160,39 @@ def _refused(
         if record.cluster and cluster and reason:
             still[slot, record.cluster] = Refused(reason=reason, room=cluster.room)
     return still
+
+
+_TIMELY = {"clusters", "standing", "quarantined", "now_s", "now_wall_s"}
+_TIMELESS = tuple(one.name for one in fields(Observed) if one.name not in _TIMELY)
+_TIMELESS_OF_A_CLUSTER = tuple(one.name for one in fields(ClusterSeen) if one.name != "silent_s")
+
+
+def only_time_passed(before: Observed, now: Observed, *, grace_s: float) -> bool:
+    """Tell whether what is planned now is what was planned before: nothing differs but how long things have lasted,
+    and none of that has come to mean more. `grace_s` is how long a cluster may be lost unless an SLA says otherwise."""
+    return (
+        not now.standing
+        and not now.turned_since_s
+        and _same(before, now, _TIMELESS)
+        and before.clusters.keys() == now.clusters.keys()
+        and all(_same(before.clusters[id], seen, _TIMELESS_OF_A_CLUSTER) for id, seen in now.clusters.items())
+        and before.quarantined.keys() == now.quarantined.keys()
+        and not any(until <= now.now_wall_s for until in now.quarantined.values())
+        and not _patience_ended(before, now, grace_s)
+    )
+
+
+def _same(a: object, b: object, names: tuple[str, ...]) -> bool:
+    return all((one := getattr(a, name)) is (other := getattr(b, name)) or one == other for name in names)
+
+
+def _patience_ended(before: Observed, now: Observed, grace_s: float) -> bool:
+    """Tell whether a lost cluster's silence has now reached what some service's disconnect policy allows."""
+    lost = [id for id, cluster in now.clusters.items() if cluster.liveness is Liveness.LOST]
+    policies = [record.spec.disconnect.lost_after_s for record in now.services.values()] if lost else []
+    patiences = {grace_s, *(allowed_s for allowed_s in policies if allowed_s is not None)}
+    return any(
+        before.clusters[id].silent_s < patience_s <= now.clusters[id].silent_s
+        for id in lost
+        for patience_s in patiences
+    )

@@ -9,9 +9,11 @@ from dataclasses import replace
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
 from oakestra.model.service import Resources, ServiceSpec, UpdateOrder
+from oakestra.root.addresses import grown
 from oakestra.root.decisions import (
     Decision,
     EndQuarantine,
+    Enlarge,
     Forget,
     ForgetApplication,
     ForgetService,
@@ -52,6 +54,7 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
         *gone,
         *answered,
         *(decision for decision in _changes(observed, ledger) if _slot_of(decision) not in taken),
+        *_enlargements(observed),
         *rollouts(observed),
         *_tombstones(observed, {decision.placed for decision in gone}),
         *(
@@ -67,6 +70,15 @@ def _changes(observed: Observed, ledger: _Ledger) -> Iterator[Note | Withdraw | 
     yield from departures(observed)
     yield from _unwanted(observed)
     yield from _placements(observed, ledger)
+
+
+def _enlargements(observed: Observed) -> Iterator[Enlarge]:
+    for id, cluster in sorted(observed.clusters.items()):
+        others = [other.record.lease for key, other in observed.clusters.items() if key != id]
+        used = sum(max(len(worker.subnet_indexes), 1) for worker in cluster.workers)
+        _, count = grown(cluster.record.lease, others, used=used)
+        if count > cluster.record.subnet_count:
+            yield Enlarge(cluster=id, subnet_count=count)
 
 
 def _slot_of(decision: Note | Withdraw | Place | Move | Unplaceable) -> Slot:

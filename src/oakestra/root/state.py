@@ -17,11 +17,11 @@ from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, Service
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import InstanceUsage, MachineUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
-from oakestra.root.addresses import AddressPool
+from oakestra.root.addresses import SUBNETS_LEASED, AddressPool, Lease
 from oakestra.root.history import Histories
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
-from oakestra.store.records import Records
+from oakestra.store.records import Index, Records
 from oakestra.wire.native import ClusterReport
 
 
@@ -217,11 +217,16 @@ class ClusterRecord:
     joined_wall_s: float = 0.0
     subnet_first: int = 0
     """First worker subnet index leased to it."""
-    subnet_count: int = 64
+    subnet_count: int = SUBNETS_LEASED
     availability: Availability = Availability.ACTIVE
     generation: int = 0
     """Of the assignment last rendered for it."""
     assignment_digest: str = ""
+
+    @property
+    def lease(self) -> Lease:
+        """The worker subnets that are leased to it."""
+        return (self.subnet_first, self.subnet_count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +265,15 @@ class ClusterView:
     memory_ratio: float = 0.0
     machines: dict[WorkerId, MachineUsage] = field(default_factory=dict)
     """What its workers measured last."""
+    _statuses: tuple[ClusterReport | None, Mapping[Placement, InstanceStatus]] = (None, {})
+
+    @property
+    def statuses(self) -> Mapping[Placement, InstanceStatus]:
+        """What its last report says of each placement: the very same object until the next report."""
+        if self._statuses[0] is not self.report:
+            found = self.report.statuses if self.report else ()
+            self._statuses = (self.report, {status.key.placed: status for status in found})
+        return self._statuses[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +315,10 @@ class RootState:
         """Of instances by their key and of clusters by their id."""
         self.records.load()
         self.pool = AddressPool(lambda: addresses_in_use(self))
+        self.applications_by_id = Index(self.applications, lambda record: record.application.id)
+        self.services_by_id = Index(self.services, lambda record: record.spec.id)
+        self.slots_by_slot = Index(self.slots, lambda record: record.slot)
+        self.withdrawals_by_placement = Index(self.withdrawals, lambda record: record.placed)
 
     async def commit(self) -> None:
         """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""

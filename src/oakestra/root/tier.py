@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -13,15 +14,16 @@ from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
-from oakestra.model.address import SUBNETS_MAX
+from oakestra.control.settled import Settled
 from oakestra.model.errors import Conflict, Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.instance import Slot
 from oakestra.root import story
+from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
-from oakestra.root.observe import Observed, observe
-from oakestra.root.plan import plan, remedy
+from oakestra.root.observe import Observed, observe, only_time_passed
+from oakestra.root.plan import CLUSTER_GRACE_S, plan, remedy
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
@@ -51,10 +53,10 @@ RESEND_EVERY_S = 1.0
 """A set that a beat shows missing is sent again at most this often."""
 ANSWER_EVERY_S = 15.0
 """A cluster that beats hears back at least this often."""
+APART_S = 0.02
+"""Between two passes at least: reports of many come one by one, and nobody feels so little."""
 LOOK_AGAIN_S = 1.0
 """A silent cluster is looked at so often: its silence may come to mean more."""
-SUBNETS_LEASED = 64
-"""Worker subnets that a cluster gets at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,11 @@ class Root:
         self._answered_s: dict[ClusterId, float] = {}
         self._copied = False
         """These records are an older copy: a cluster was told something of this epoch that they do not know."""
-        self._loop = Loop(self._pass, resync_s=tuning.resync_s)
+        self._alike = partial(only_time_passed, grace_s=CLUSTER_GRACE_S)
+        self._settled = Settled(self._alike, resync_s=tuning.resync_s)
+        self._rendered: Observed | None = None
+        """What the assignments that were rendered last follow from."""
+        self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         self._asker = Asker(down)
         down.listen(self._from_cluster, self._presence)
 
@@ -145,14 +151,10 @@ class Root:
 
     def _lease(self, request: JoinCluster) -> tuple[int, int]:
         """Return the worker subnets of a new member: those it says that it had, if they are free."""
-        taken = {record.subnet_first for record in self.state.clusters.values()}
-        first, count = request.subnet_lease or (-1, 0)
-        if first in range(0, SUBNETS_MAX, SUBNETS_LEASED) and count == SUBNETS_LEASED and first not in taken:
-            return first, count
-        for first in range(0, SUBNETS_MAX, SUBNETS_LEASED):
-            if first not in taken:
-                return first, SUBNETS_LEASED
-        raise Conflict("all worker subnets are leased to clusters; remove one that is gone for good")
+        lease = first_lease([record.lease for record in self.state.clusters.values()], request.subnet_lease)
+        if lease is None:
+            raise Conflict("all worker subnets are leased to clusters; remove one that is gone for good")
+        return lease
 
     # --- what arrives: record, wake ----------------------------------------------------------------------------------
 
@@ -222,6 +224,9 @@ class Root:
         if self._copied:
             await self._begin_anew()
         observed = self._observe()
+        if self._is_settled(observed):
+            return self._next_deadline_s(observed, busy=False)
+        changes = self._changes()
         self.state.refused, self.state.standing = observed.refused, observed.standing
         self.state.turned_since_s = observed.turned_since_s
         decisions = plan(observed)
@@ -229,8 +234,11 @@ class Root:
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
         if decisions:
             logger.info("decided", extra=_counts(decisions))
-        observed = self._observe()
-        payloads = self._render(observed)
+        decided = self._changes() != changes
+        observed = self._observe() if decided else observed
+        same = self._rendered is not None and self._alike(self._rendered, observed)
+        payloads = {} if same and not self._resend else self._render(observed)
+        left = self._observe() if payloads else observed  # those that are new were numbered
         reach(Point.ROOT_DECIDED)
         await self.state.commit()
         reach(Point.ROOT_COMMITTED)
@@ -238,6 +246,8 @@ class Root:
             self._down.send(cluster, Channel.SET, payload)
         reach(Point.ROOT_SENT)
         self._forget_measurements(observed)
+        self._rendered = left
+        self._settled.note(None if decided else left)
         return self._next_deadline_s(observed, busy=_left_something(decisions))
 
     async def _begin_anew(self) -> None:
@@ -248,6 +258,14 @@ class Root:
         reach(Point.ROOT_BEGUN_ANEW)
         self._resend |= {record.id for record in self.state.clusters.values()}
         self._copied = False
+
+    def _is_settled(self, observed: Observed) -> bool:
+        """Tell whether a pass has nothing to do: nothing is owed, and the last one that saw this changed nothing."""
+        owing = self._resend or self.state.records.pending
+        return self._settled.holds(observed, now_s=self._clock.uptime_s()) and not owing
+
+    def _changes(self) -> int:
+        return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))

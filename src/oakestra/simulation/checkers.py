@@ -237,7 +237,7 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
         if worker is not None and worker.alive:
             return worker, held.key
         if worker is not None:
-            return f"{record.slot} is on {worker.name}, which is dead" if spec.disconnect.replace else ""
+            return _on_the_dead(world, worker, record, spec)
         if (waits := _waits_there(world, held, spec)) is not None:
             return waits
     elif cluster is not None and not spec.disconnect.replace:
@@ -254,6 +254,15 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
     if fits:
         return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"
     return ""
+
+
+def _on_the_dead(
+    world: World, worker: WorkerHost, record: SlotRecord, spec: ServiceSpec
+) -> tuple[WorkerHost, InstanceKey] | str:
+    """Return where a slot is whose attempt is on a dead machine: nowhere else, unless an earlier one serves beside it."""
+    if spec.disconnect.replace:
+        return f"{record.slot} is on {worker.name}, which is dead"
+    return _leaving(world, record) or ""
 
 
 def _waits_there(world: World, held: HeldSlot, spec: ServiceSpec) -> str | None:
@@ -280,6 +289,13 @@ def _leaving(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey]
     return None
 
 
+def _is_leaving(worker: WorkerHost, record: SlotRecord) -> bool:
+    """Tell whether a slot has a successor already, wherever that is."""
+    cluster = worker.cluster.tier
+    held = cluster.state.slots.get(cluster_slot_key(record.slot)) if cluster is not None else None
+    return held is not None and held.leaving is not None and held.leaving.worker == worker.id
+
+
 def _is_open(worker: WorkerHost) -> bool:
     """Tell whether a worker and its cluster take instances."""
     return worker.name not in worker.fleet.closed and worker.cluster.name not in worker.fleet.closed
@@ -289,8 +305,8 @@ def _stays_for_no_reason(world: World, worker: WorkerHost, record: SlotRecord) -
     """What is on a drained worker stays there only while there is room nowhere else."""
     assert world.root.tier is not None, "asked only when root is up"
     drained = world.closed.get(worker.name) == DRAINING or world.closed.get(worker.cluster.name) == DRAINING
-    if drained:
-        spec = world.root.tier.state.services[record.slot.service].spec
+    spec = world.root.tier.state.services[record.slot.service].spec
+    if drained and (spec.disconnect.replace or not _is_leaving(worker, record)):
         others = worker.cluster.name if world.closed.get(worker.cluster.name) != DRAINING else ""
         for other in world.workers.values():
             near = not others or other.cluster.name == others

@@ -6,7 +6,7 @@ may be answered or sent because of a change before that. After a failed commit m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ from oakestra.model.errors import Unavailable
 from oakestra.store import Change, Delete, Put, Renew, Store, StoreFailed
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Table(Mapping[str, T], Generic[T]):
@@ -22,6 +23,8 @@ class Table(Mapping[str, T], Generic[T]):
 
     def __init__(self, name: str, kind: type[T], pending: list[Change]) -> None:
         self.name = name
+        self.changes = 0
+        """Grows whenever a record becomes another one."""
         self._decoder = msgspec.json.Decoder(kind)
         self._records: dict[str, T] = {}
         self._pending = pending
@@ -40,16 +43,41 @@ class Table(Mapping[str, T], Generic[T]):
         if self._records.get(key) == record:
             return
         self._records[key] = record
+        self.changes += 1
         self._pending.append(Put(self.name, key, msgspec.json.encode(record)))
 
     def remove(self, key: str) -> None:
         """Remove the record; a no-op if there is none."""
         if self._records.pop(key, None) is not None:
+            self.changes += 1
             self._pending.append(Delete(self.name, key))
 
     def replace_all(self, bodies: Mapping[str, bytes]) -> None:
         """Forget everything and take these encoded records."""
         self._records = {key: self._decoder.decode(body) for key, body in bodies.items()}
+        self.changes += 1
+
+
+class Index(Generic[K, T]):
+    """The records of a table by another key, in the order of that key."""
+
+    def __init__(self, table: Table[T], key: Callable[[T], K]) -> None:
+        self._table = table
+        self._key = key
+        self._changes = -1
+        self._records: Mapping[K, T] = {}
+
+    def __call__(self) -> Mapping[K, T]:
+        """Return them as they are now: the very same mapping until one of them changes. Do not change it."""
+        if self._changes != self._table.changes:
+            keyed = [(self._key(record), record) for record in self._table.values()]
+            self._records = dict(sorted(keyed, key=_first))
+            self._changes = self._table.changes
+        return self._records
+
+
+def _first(pair: tuple[Any, object]) -> Any:
+    return pair[0]
 
 
 class Records:
@@ -68,6 +96,15 @@ class Records:
     def renew(self, epoch: int) -> None:
         """Begin a new epoch, with the next commit: these records are an older copy of what was told to others."""
         self._pending.append(Renew(max(epoch, self.epoch + 1)))
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything was changed that nobody made durable yet."""
+        return bool(self._pending)
+
+    def changes(self, *, besides: Table[Any]) -> int:
+        """Return a number that grows with every change of any record, those of one table aside."""
+        return sum(table.changes for table in self._tables if table is not besides)
 
     def table(self, name: str, kind: type[T]) -> Table[T]:
         """Declare a table; call `load` after the last one."""

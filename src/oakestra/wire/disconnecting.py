@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from oakestra.model.service import DisconnectPolicy, Reconcile
 from oakestra.wire.checks import described, flag, one_of
 from oakestra.wire.closed import closed, seconds
@@ -41,6 +43,4 @@ DISCONNECT = closed(
 
 def disconnect_policy(found: Mapping[str, Any]) -> DisconnectPolicy:
     """Return what a checked `disconnect` says."""
-    settings = {key: value for key, value in found.items() if key != "reconcile"}
-    reconcile = Reconcile(found.get("reconcile", Reconcile.KEEP_REPLACEMENT))
-    return DisconnectPolicy(reconcile=reconcile, **settings)
+    return msgspec.convert(dict(found), DisconnectPolicy)  # whole numbers are seconds, too, and kept as such

@@ -49,13 +49,11 @@ def health_check(found: Mapping[str, Any]) -> HealthCheck:
     """Return what a checked `health_check` says."""
     kind = next(kind for kind in _KINDS if kind.value in found)
     of_kind = found[kind.value]
-    settings = {
-        key: found[key]
+    settings: dict[str, Any] = {
+        key: None if found[key] == NEVER else float(found[key])
         for key in ("interval_s", "timeout_s", "start_period_s", "restart_after_s")
         if key in found
     }
-    if settings.get("restart_after_s") == NEVER:
-        settings["restart_after_s"] = None
     thresholds = {
         key: int(found[key]) for key in ("healthy_threshold", "unhealthy_threshold") if key in found
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from oakestra.model.service import UpdateOrder, UpdatePolicy
 from oakestra.wire.checks import described, flag, one_of
 from oakestra.wire.closed import between, closed, seconds
@@ -49,6 +51,5 @@ def update_policy(found: Mapping[str, Any], *, replaced: bool = True) -> UpdateP
     Of a service whose instances are not `replaced` when they are out of reach two would do harm, so never two it is,
     unless the SLA says otherwise.
     """
-    settings = {key: value for key, value in found.items() if key != "order"}
     usual = UpdateOrder.START_FIRST if replaced else UpdateOrder.STOP_FIRST
-    return UpdatePolicy(order=UpdateOrder(found.get("order", usual)), **settings)
+    return msgspec.convert({"order": usual, **found}, UpdatePolicy)  # whole numbers are seconds, too

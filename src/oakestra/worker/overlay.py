@@ -34,7 +34,9 @@ def overlay(observed: Observed, *, underlay_v4: str) -> Overlay:
         return backend.address in alive or (backend.address not in here and not backend.local)
 
     routes = tuple(
-        replace(route, backends=tuple(backend for backend in route.backends if usable(backend)))
+        route
+        if len(left := tuple(backend for backend in route.backends if usable(backend))) == len(route.backends)
+        else replace(route, backends=left)
         for route in desired.routes
     )
     return Overlay(

@@ -290,10 +290,11 @@ class Worker:
 
     async def _adopt(self, observed: Observed) -> None:
         """Take over what runs and is not known, before anything gets its number."""
+        known = self.desired.by_number
         strangers = [
             (instance, seen.labels.get(NAMESPACE_LABEL, ""))
-            for seen in observed.containers.values()
-            if (instance := found(seen)) is not None
+            for number, seen in observed.containers.items()
+            if number not in known and (instance := found(seen)) is not None
         ]
         before = self.desired
         await self._keep(lambda desired: adopt(desired, strangers))
@@ -328,7 +329,7 @@ class Worker:
         """Change what is desired: durable first, then true. Raises `Unavailable`; nothing has changed then."""
         async with self._saving:
             changed = change(self.desired)
-            if changed == self.desired:
+            if changed is self.desired or changed == self.desired:
                 return
             try:
                 await self._cell.write(msgspec.json.encode(changed))
@@ -496,8 +497,8 @@ class Worker:
 
     def _numbered(self, sequence: int, found: tuple[InstanceStatus, ...]) -> tuple[InstanceStatus, ...]:
         """Number what changed since the last report; what did not keeps its number."""
-        before = {replace(status, sequence=0): status for status in self._report.statuses}
-        return tuple(before.get(status) or replace(status, sequence=sequence) for status in found)
+        before = {status.key: status for status in self._report.statuses}
+        return tuple(_numbered(status, before.get(status.key), sequence) for status in found)
 
     async def _beat_forever(self) -> None:
         while True:
@@ -517,6 +518,11 @@ class Worker:
             telemetry = await meter.measure(self.desired)
             if self._link is not None and telemetry is not None:
                 self._link.send("up", Channel.TELEMETRY, encode(telemetry))
+
+
+def _numbered(status: InstanceStatus, before: InstanceStatus | None, sequence: int) -> InstanceStatus:
+    same = before is not None and replace(status, sequence=before.sequence) == before
+    return before if before is not None and same else replace(status, sequence=sequence)
 
 
 def _belonging(desired: Desired, *, joined: WorkerJoined) -> Desired:

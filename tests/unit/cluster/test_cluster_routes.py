@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from oakestra.cluster.observe import Observed, WorkerSeen
-from oakestra.cluster.render.down import worker_assignments
+from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
 from oakestra.model.address import RouteKind, host_address, worker_subnet
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
@@ -13,7 +13,7 @@ from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placemen
 from oakestra.model.machine import Capacity
 from oakestra.model.service import InstanceAddress, ServiceAddresses, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
-from oakestra.wire.native import ClusterAssignment, RemoteInstance, Version
+from oakestra.wire.native import ClusterAssignment, RemoteInstance, Version, WorkerAssignment
 
 ACME, OTHER = OrganizationId("a" * 24), OrganizationId("b" * 24)
 WEB, STRANGE = ServiceId("c" * 24), ServiceId("d" * 24)
@@ -76,10 +76,15 @@ OBSERVED = Observed(
 )
 
 
+def _assignments(observed: Observed, remote: ClusterAssignment | None) -> dict[WorkerId, WorkerAssignment]:
+    rendered = Rendering().worker_assignments(observed, remote)
+    return {id: assignment for id, (assignment, _) in rendered.items()}
+
+
 def test_a_route_says_whose_it_is() -> None:
-    routes = worker_assignments(OBSERVED, None)[SECOND].routes
+    routes = _assignments(OBSERVED, None)[SECOND].routes
     assert {(route.service, route.tenant) for route in routes} == {(WEB, ACME), (STRANGE, OTHER)}
-    assert {route.tenant for route in worker_assignments(OBSERVED, None)[FIRST].routes} == {ACME}
+    assert {route.tenant for route in _assignments(OBSERVED, None)[FIRST].routes} == {ACME}
 
 
 def test_an_instances_route_says_where_it_runs_before_it_is_ready_and_until_it_is_gone() -> None:
@@ -91,7 +96,7 @@ def test_an_instances_route_says_where_it_runs_before_it_is_ready_and_until_it_i
         key: InstanceStatus(key=key, phase=Phase.RUNNING, namespace=place) for key, place in places.items()
     }
     observed = replace(OBSERVED, workers={**OBSERVED.workers, SECOND: replace(second, statuses=statuses)})
-    routes = worker_assignments(observed, None)[FIRST].routes
+    routes = _assignments(observed, None)[FIRST].routes
     instances = {route.address.v4: route for route in routes if route.kind is RouteKind.INSTANCE}
     ready = host_address(worker_subnet(5), 2)
     assert instances["10.30.1.0"].senders == (ready, places[starting])
@@ -106,7 +111,7 @@ def test_instances_elsewhere_may_speak_before_they_are_led_to() -> None:
         placed=Placement(WEB, 7, 1), instance=InstanceAddress(v4="10.30.1.7"), namespace=place, ready=False
     )
     remote = ClusterAssignment(version=Version(), remotes=(other,))
-    routes = worker_assignments(OBSERVED, remote)[FIRST].routes
+    routes = _assignments(OBSERVED, remote)[FIRST].routes
     (found,) = (route for route in routes if route.address.v4 == "10.30.1.7")
     assert (found.senders, found.backends) == ((place,), ())
 
@@ -121,7 +126,7 @@ def test_a_worker_keeps_routes_and_peers_until_its_last_instance_is_gone() -> No
         withdrawals={(SECOND, key): WithdrawalRecord(key=key, worker=SECOND, since_generation=1)},
         workers={**OBSERVED.workers, SECOND: replace(OBSERVED.workers[SECOND], statuses={key: status})},
     )
-    told = worker_assignments(observed, None)
+    told = _assignments(observed, None)
     assert {route.tenant for route in told[SECOND].routes} == {ACME}
     assert [peer.subnet_index for peer in told[SECOND].peers] == [5]
     assert [peer.subnet_index for peer in told[FIRST].peers] == [6]

@@ -228,3 +228,22 @@ def test_ports(text: str, ports: list[tuple[int, int, str]]) -> None:
 def test_ports_that_cannot_be(text: str) -> None:
     with pytest.raises(Invalid):
         parse_ports(text)
+
+
+def test_a_spec_is_the_same_after_it_was_kept() -> None:
+    """What is kept and read again must not be sent anew for it: whole numbers of seconds are seconds like others."""
+    found = microservice(
+        disconnect={"lost_after_s": 20},
+        update_policy={"min_ready_s": 2, "monitor_s": 5},
+        health_check={"tcp": {"port": 80}, "interval_s": 3, "restart_after_s": "never"},
+    )
+    spec = service_spec(
+        the_only_service(sla(application(found))),
+        id=ServiceId("a" * 24),
+        application_id=ApplicationId("b" * 24),
+        tenant=OrganizationId("c" * 24),
+        application=("shop", "prod"),
+        addresses=ServiceAddresses(),
+    )
+    again = msgspec.json.decode(msgspec.json.encode(spec), type=type(spec))
+    assert msgspec.msgpack.encode(again) == msgspec.msgpack.encode(spec)

@@ -53,7 +53,8 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
     for _, record in sorted(observed.slots.items()):
         (worker, key), status = serving(observed, record)
         if status is not None:
-            yield replace(status, worker=worker or WorkerId(""))
+            here = worker or WorkerId("")
+            yield status if status.worker == here else replace(status, worker=here)
         elif worker is not None:
             yield InstanceStatus(
                 key=key,
@@ -82,9 +83,11 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
 def _successors(observed: Observed) -> Iterator[InstanceStatus]:
     """Yield the attempts that are to replace one which still serves."""
     for _, record in sorted(observed.slots.items()):
+        if record.leaving is None:
+            continue
         (worker, _), _ = serving(observed, record)
         status = status_of(observed, record.worker, record.key)
-        if record.leaving is not None and worker == record.leaving.worker and status is not None:
+        if worker == record.leaving.worker and status is not None:
             yield status
 
 

@@ -11,6 +11,11 @@ from oakestra.simulation.scripted.session import Session
 PROMPT = "> "
 
 
+def commands() -> tuple[str, ...]:
+    """Return the first words that a line may have."""
+    return Session(asyncio.TaskGroup()).commands
+
+
 def play(lines: Iterable[str], tell: Callable[[str], None], *, seed: int = 0, echo: bool = True) -> bool:
     """Perform the lines of a script on one fleet; return whether nothing went wrong.
 

@@ -9,7 +9,7 @@ from oakestra.model.ids import WorkerId
 from oakestra.root.operations import Operations
 from oakestra.simulation.hosts import ClusterHost
 from oakestra.simulation.scripted.stage import Stage
-from oakestra.simulation.scripted.words import Run, Verb, exactly
+from oakestra.simulation.scripted.words import Run, Verb, exactly, whole
 from oakestra.simulation.user import ADMINISTRATOR
 from oakestra.wire.sla import parse_sla
 
@@ -41,6 +41,7 @@ class Asking:
 
     async def _deploy(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
         name, copies = exactly(words, 2)
+        whole(copies)
         service = {
             "microservice_name": name, "microservice_namespace": "sim", "virtualization": "container",
             "code": f"docker.io/library/{name}:1", **keys,
@@ -50,11 +51,11 @@ class Asking:
         (created,) = await self._ask(lambda root: root.create_applications(ADMINISTRATOR, parse_sla(sla)))
         id = self._stage.names.ids[name] = created.services[0]
         self._stage.world.user.believe(id, created.application.id, name)
-        yield await self._scaled(name, int(copies))
+        yield await self._scaled(name, whole(copies))
 
     async def _scale(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         name, copies = exactly(words, 2)
-        yield await self._scaled(name, int(copies))
+        yield await self._scaled(name, whole(copies))
 
     async def _scaled(self, name: str, copies: int) -> str:
         id = self._stage.service(name)

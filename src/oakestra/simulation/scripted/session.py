@@ -14,7 +14,7 @@ from oakestra.simulation.scripted import telling
 from oakestra.simulation.scripted.asking import Asking
 from oakestra.simulation.scripted.breaking import Breaking
 from oakestra.simulation.scripted.stage import STEP_S, Stage
-from oakestra.simulation.scripted.words import Verb, exactly, parsed, seconds
+from oakestra.simulation.scripted.words import Misused, Verb, exactly, parsed, seconds, whole
 
 SETTLED_WITHIN_S = 300.0
 
@@ -27,6 +27,11 @@ class Session:
         verbs = (*Asking(self._stage).verbs(), *self._verbs(), *Breaking(self._stage).verbs())
         self._by_name = {verb.usage.split()[0]: verb for verb in verbs}
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The first words that a line may have."""
+        return tuple(self._by_name)
+
     async def perform(self, line: str) -> AsyncIterator[str]:
         """Do what a line says; yield what there is to tell. One that cannot be understood is answered, not raised."""
         try:
@@ -37,8 +42,11 @@ class Session:
             if verb is None:
                 raise Invalid(f"there is no command {words[0]!r}; `help` lists them")
             positional, keys = parsed(words[1:])
-            async for told in verb.run(positional, keys):
-                yield told
+            try:
+                async for told in verb.run(positional, keys):
+                    yield told
+            except Misused as error:
+                yield f"! {error}: {verb.usage}"
         except (OakestraError, ValueError) as error:
             yield f"! {error}"
         for told in self._stage.news():
@@ -61,7 +69,7 @@ class Session:
         )  # fmt: skip
 
     async def _fleet(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
-        clusters, workers = (int(word) for word in exactly(words, 2))
+        clusters, workers = (whole(word) for word in exactly(words, 2))
         took_s = await self._stage.make(clusters, workers, keys)
         yield f"{clusters} x {workers} workers, all joined after {took_s:.0f} s"
 

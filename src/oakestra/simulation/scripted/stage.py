@@ -19,6 +19,9 @@ from oakestra.simulation.world import Shape, World, machine
 
 STEP_S = 0.5
 JOINED_WITHIN_S = 30.0
+NAMED_MAX = 16
+CLUSTERS_MAX, WORKERS_MAX = 5, 200
+"""Of each cluster; more would not answer while somebody waits."""
 _OFFERS = {"memory": "memory_mib", "vcpus": "vcpus", "arch": "architecture"}
 
 
@@ -44,7 +47,11 @@ class Stage:
     async def make(self, clusters: int, workers: int, offers: Mapping[str, Any]) -> float:
         """Make a fleet; return after how long all its workers had joined."""
         if self._world is not None:
-            raise Invalid("there is a fleet already")
+            raise Invalid(
+                "there is a fleet already: `quit` and begin anew for another, or before the first command"
+            )
+        if not (1 <= clusters <= CLUSTERS_MAX and 1 <= workers <= WORKERS_MAX):
+            raise Invalid(f"expected 1 to {CLUSTERS_MAX} clusters of 1 to {WORKERS_MAX} workers")
         if not offers.keys() <= _OFFERS.keys():
             raise Invalid(f"expected some of {', '.join(_OFFERS)}")
         world = self._make(clusters, workers, offers)
@@ -69,8 +76,8 @@ class Stage:
 
     async def close(self) -> None:
         """Switch everything off."""
-        for host in self._world.hosts.values() if self._world is not None else ():
-            await host.kill()
+        hosts = self._world.hosts.values() if self._world is not None else ()
+        await asyncio.gather(*(host.kill() for host in hosts))
         self._hearing.close()
 
     def news(self) -> Iterator[str]:
@@ -97,7 +104,9 @@ class Stage:
         """Return the machine of this name. Raises `Invalid` if there is none."""
         host = self.world.hosts.get(name)
         if host is None:
-            raise Invalid(f"there is no machine {name!r}, only {', '.join(self.world.hosts)}")
+            names = list(self.world.hosts)
+            few = ", ".join(names) if len(names) <= NAMED_MAX else f"{', '.join(names[:NAMED_MAX])} and so on"
+            raise Invalid(f"there is no machine {name!r}, only {few}")
         return host
 
     def worker(self, name: str) -> WorkerHost:
@@ -110,7 +119,8 @@ class Stage:
     def service(self, name: str) -> ServiceId:
         """Return the service of this name. Raises `Invalid` if there is none."""
         if name not in self.names.ids:
-            raise Invalid(f"there is no service {name!r}")
+            known = ", ".join(self.names.ids) or "none yet: `deploy NAME COPIES` makes one"
+            raise Invalid(f"there is no service {name!r}, only {known}")
         return self.names.ids[name]
 
     def slot(self, text: str) -> Slot:

@@ -21,6 +21,10 @@ class Verb:
     run: Run
 
 
+class Misused(Invalid):
+    """A command with too few or too many words."""
+
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -42,8 +46,17 @@ def parsed(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 def exactly(words: list[str], count: int) -> list[str]:
     if len(words) != count:
-        raise Invalid(f"expected {count} words here, found {len(words)}; `help` shows how it is written")
+        raise Misused(
+            f"expected {count or 'no'} {'word' if count == 1 else 'words'} here, found {len(words)}"
+        )
     return words
+
+
+def whole(text: str) -> int:
+    """Return the whole number that is meant."""
+    if not text.isdigit():
+        raise Invalid(f"expected a whole number, found {text!r}")
+    return int(text)
 
 
 def seconds(text: str) -> float:
