@@ -117,6 +117,37 @@ def _well(host: str) -> bool:
     return all(not one["trouble"] for one in hosts() if one["host"] == host)
 
 
+def booted_alone(root: Root, figures: Figures, service: str, runs: int) -> None:
+    """Reboot workers that their cluster cannot hear; time from each agent's start to the last container's."""
+    until(lambda: ready(root, service, INSTANCES), "all ready")
+    times, counts = [], []
+    oak("lab", "cut", "--name", LAB, "c1")
+    for run in range(runs):
+        name = f"w{1 + run % 3}"
+        counts.append(len(started(name)))
+        oak("lab", "reboot", "--name", LAB, name)
+        until(lambda name=name: len(started(name)) == counts[-1], "all started", poll_s=0.002)  # type: ignore[misc]
+        times.append(time.clock_gettime(time.CLOCK_BOOTTIME) - _agent_began_s(name))
+    oak("lab", "heal", "--name", LAB)
+    until(lambda: ready(root, service, INSTANCES), "all ready")
+    several = f"{min(counts)} to {max(counts)}"
+    figures.spread(f"machine booted without its cluster, {several} instances run", "s", times, target="2")
+
+
+def started(worker: str) -> list[int]:
+    """Return the first processes of a worker's containers, those that are only created left out."""
+    states = Path(f"/run/oakestra/lab-{LAB}/{worker}/worker/runc").glob("*/state.json")
+    pids = [_pid(state) for state in states if not (state.parent / "exec.fifo").exists()]
+    return [pid for pid in pids if pid and Path(f"/proc/{pid}").exists()]
+
+
+def _agent_began_s(worker: str) -> float:
+    """Return when a worker's agent was started, by the machine's clock since boot (proc(5), field 22 of stat)."""
+    (pid,) = [host["processes"]["worker"] for host in hosts() if host["host"] == worker]
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def cluster_lost(root: Root, figures: Figures, service: str, grace_s: float) -> None:
     until(lambda: ready(root, service, 6), "all ready")
     for host in ("c1", "w1", "w2", "w3"):
@@ -145,6 +176,7 @@ def main() -> None:
             root.deploy(service, INSTANCES)
             until(lambda: ready(root, service, INSTANCES), "all ready")
             crash(root, figures, service, args.runs)
+            booted_alone(root, figures, service, args.runs)
             killed(root, figures, service, "cluster", "c1", args.runs)
             killed(root, figures, service, "root", "root", args.runs)
             again = Root(root.host, root.port, root.password)

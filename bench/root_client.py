@@ -30,8 +30,16 @@ class Root:
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        self._connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        answer = self._connection.getresponse()
+        content = json.dumps(body) if body is not None else None
+        self._connection.request(method, path, content, headers)
+        try:
+            answer = self._connection.getresponse()
+        except http.client.RemoteDisconnected:  # root closes a connection that nobody used for a while
+            if method != "GET":
+                raise
+            self._connection.close()
+            self._connection.request(method, path, content, headers)
+            answer = self._connection.getresponse()
         content = answer.read()
         if answer.status >= 400:
             raise SystemExit(f"{method} {path}: {answer.status} {content[:300].decode()}")

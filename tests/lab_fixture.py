@@ -92,6 +92,8 @@ class Fleet:
             Path(f"/var/lib/oakestra/lab-{name}/root/root/admin.password").read_text().strip()
         )
         self.root = Root(url, Admin(url, self.root_password))
+        self.asked: dict[str, int] = {}
+        """How many instances users want now, by application and service."""
 
     def home_file(self, name: str, content: str) -> str:
         """Write a file where the user is at home; return its path."""
@@ -134,14 +136,22 @@ class Fleet:
         self.root.post("/api/application/", sla)
         (identity,) = {service["application_id"] for service in self.services(name)}
         try:
-            for service in self.services(name):
-                wanted = {"instances": counts[short(service)]}
-                self.root.post(f"/api/v1/services/{service['id']}/scale", wanted)
+            for each, count in counts.items():
+                self.scale(f"{name}.{each}", count)
             self.until_ready(name, sum(counts.values()))
             yield
         finally:
             self.ask(lambda: self.root.delete(f"/api/application/{identity}"))
+            for each in counts:
+                self.asked.pop(f"{name}.{each}", None)
             until(lambda: not self.services(name))
+
+    def scale(self, service: str, count: int) -> None:
+        """Ask for so many instances of `application.service`."""
+        application, _, name = service.partition(".")
+        (found,) = [each for each in self.services(application) if short(each) == name]
+        self.ask(lambda: self.root.post(f"/api/v1/services/{found['id']}/scale", {"instances": count}))
+        self.asked[service] = count
 
     def services(self, name: str = "") -> list[Document]:
         """Return the services of an application, or all."""
@@ -233,6 +243,11 @@ def microservice(name: str, command: str = "/bin/serve", **keys: Any) -> Documen
         "vcpus": 1,
         **keys,
     }
+
+
+def sleeper(name: str, **keys: Any) -> Document:
+    """Return a service that needs next to nothing."""
+    return microservice(name) | {"cmd": ["/bin/sleep", "100000"], "memory": 8, "vcpus": 0, **keys}
 
 
 def server(address: str, **keys: Any) -> Document:

@@ -47,6 +47,9 @@ class Box:
     def usage(self) -> MachineUsage:
         return MachineUsage()
 
+    def trouble(self) -> str:
+        return ""
+
 
 @dataclass
 class OneWorker:
@@ -93,6 +96,20 @@ class OneWorker:
             instances=instances,
             subnets=(subnet,),
             routes=(route,),
+        )
+        self._send()
+
+    def reroute(self, *ends: str) -> None:
+        """Have `SERVICE_IP` lead to these addresses elsewhere instead; nothing else changes."""
+        assert self._assignment is not None
+        (route,) = self._assignment.routes
+        backends = tuple(
+            Backend(slot=slot, address=InstanceAddress(v4=end), local=False) for slot, end in enumerate(ends)
+        )
+        self._assignment = replace(
+            self._assignment,
+            version=replace(self._assignment.version, generation=self._assignment.version.generation + 1),
+            routes=(replace(route, backends=backends),),
         )
         self._send()
 

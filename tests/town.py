@@ -53,6 +53,10 @@ class Town:
     rendering: Rendering = field(default_factory=Rendering)
     away: set[WorkerId] = field(default_factory=set)
     """Workers that neither hear nor say anything."""
+    troubled: dict[WorkerId, str] = field(default_factory=dict)
+    """Workers that cannot start or end anything, and what they say about it."""
+    ended: set[WorkerId] = field(default_factory=set)
+    """Workers on which everything has crashed and waits to be started again."""
 
     def worker(self, number: int, memory_mib: int) -> WorkerId:
         id = WorkerId(f"{number:024x}")
@@ -116,7 +120,11 @@ class Town:
                     runs[assigned.key] = runs.pop(assigned.continues)
                 if assigned.key not in withdrawn:
                     runs.setdefault(assigned.key, revisions[assigned.key.service])
-            self.runs[worker] = runs
+            if worker in self.troubled and runs != self.runs[worker]:
+                said = self.state.view(worker).report
+                version = said.applied if said else Version()
+            else:
+                self.runs[worker] = runs
             self._report(worker, version)
         asyncio.run(self.state.commit())
         return decisions
@@ -125,8 +133,8 @@ class Town:
         statuses = tuple(
             InstanceStatus(
                 key=key,
-                phase=Phase.RUNNING,
-                ready=revision not in self.broken,
+                phase=Phase.STOPPED if worker in self.ended else Phase.RUNNING,
+                ready=revision not in self.broken and worker not in self.ended,
                 revision=revision,
                 worker=worker,
             )
@@ -136,7 +144,7 @@ class Town:
         view.last_seen_s = self.now_s
         view.report = WorkerReport(
             version=Version(), applied=applied, complete=True, statuses=statuses,
-            capacity=self.state.workers[worker].capacity,
+            capacity=self.state.workers[worker].capacity, trouble=self.troubled.get(worker, ""),
         )  # fmt: skip
 
     def rest(self) -> None:

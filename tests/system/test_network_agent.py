@@ -31,7 +31,7 @@ from network_bench import (
 from oakestra.model.address import worker_subnet
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.model.service import PublishedPort, TransportProtocol
-from oakestra.network import Endpoint, Overlay, Publication
+from oakestra.network import Endpoint, Overlay, Publication, namespaces
 from oakestra.network.names import Names
 from oakestra.network.netlink import NETFILTER, Netlink, conntrack
 from oakestra.network.plane import DRAIN_S
@@ -235,6 +235,30 @@ def test_an_instance_whose_link_is_gone_is_not_attached(pair: Pair) -> None:
     machine.live(pair.w1.network.attach(_endpoint(pair.client)))
     assert machine.live(pair.w1.network.attached()) == (1, 2)
     assert pair.works()
+
+
+def test_what_a_dead_agent_left_half_done_goes_though_nobody_asks_for_that_number_again(pair: Pair) -> None:
+    names, path = Names.of(pair.w1.id), Path(pair.client.path).with_name("7")
+    before = kernel(pair.w1.machine)
+    pair.w1.machine.shell("ip", "link", "add", names.unfinished(7), "type", "veth", "peer", "name", "left")
+    pair.w1.machine.do(lambda: namespaces.make(path, lambda _: None).close())
+    assert namespaces.is_bound(path)
+    pair.w1.restart()
+    pair.tell()
+    assert not path.exists()
+    assert kernel(pair.w1.machine) == before
+    assert pair.works()
+
+
+def test_a_link_goes_though_something_holds_on_to_the_namespace_of_its_instance(pair: Pair) -> None:
+    """A connection that waits for its last packet does, for minutes, long after its process has ended."""
+    unfinished = Names.of(pair.w1.id).unfinished(pair.near.number)
+    with open(pair.near.path) as held:  # noqa: PTH123 - it is the open file that matters
+        pair.w1.detach(pair.near)
+        assert unfinished in kernel(pair.w1.machine)
+        pair.tell()
+        assert unfinished not in kernel(pair.w1.machine)
+        assert held.name == pair.near.path
 
 
 # --- instances that go ------------------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ def _unusable(observed: Observed, worker: WorkerSeen) -> str:
         return worker.record.availability.value
     if not worker.reported:
         return "has not reported yet"
+    if worker.trouble:
+        return worker.trouble
     if any(key.service not in observed.services for key in worker.statuses):
         return "still holds an instance of which this cluster does not know what it needs"
     if not worker.record.subnet_indexes:

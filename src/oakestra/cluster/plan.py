@@ -26,7 +26,8 @@ from oakestra.cluster.reconcile import is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import WorkerId
-from oakestra.model.instance import InstanceKey, Slot
+from oakestra.model.instance import InstanceKey, Phase, Slot
+from oakestra.model.service import DisconnectPolicy
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_worker
 from oakestra.scheduling.remedies import worker_remedy
@@ -35,6 +36,8 @@ from oakestra.scheduling.request import Request
 SUBNET_RESERVE = 8
 """A worker gets its next subnet when fewer addresses than this are left, so that placing never waits for one."""
 
+
+_LIVES = frozenset({Phase.RUNNING, Phase.COMPLETED, Phase.FAILED})
 
 Adopted = tuple[Slot, int, WorkerId]
 
@@ -111,17 +114,15 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
     for slot, record in sorted(observed.slots.items()):
         if record.worker is None:
             continue
-        worker = observed.workers.get(record.worker)
+        worker, spec = observed.workers.get(record.worker), observed.services.get(slot.service)
+        why = _given_up(observed, record)
         if slot in moved:
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
-        elif _given_up(observed, record):
-            name = worker.record.name if worker else record.worker
-            spec = observed.services.get(slot.service)
-            if spec is not None and is_set_aside(observed, record, spec):
-                seen = worker.statuses.get(record.key) if worker else None
-                yield SetAside(slot=slot, restart=seen.restart if seen else 0)
-                continue
-            yield Withdraw(key=record.key, worker=record.worker, reason=f"worker {name} is lost")
+        elif why and spec is not None and is_set_aside(observed, record, spec):
+            seen = worker.statuses.get(record.key) if worker else None
+            yield SetAside(slot=slot, restart=seen.restart if seen else 0)
+        elif why:
+            yield Withdraw(key=record.key, worker=record.worker, reason=why)
     for id, worker in sorted(observed.workers.items()):
         for key in sorted(worker.statuses):
             why = _orphaned(observed, key, id, adopted)
@@ -208,20 +209,28 @@ def _attempts_seen(observed: Observed) -> Counter[Slot]:
 
 
 def _homeless(observed: Observed, record: SlotRecord) -> bool:
-    if record.worker is None:
-        return True
-    return _given_up(observed, record)
+    return record.worker is None or bool(_given_up(observed, record))
 
 
-def _given_up(observed: Observed, record: SlotRecord) -> bool:
-    """Tell whether what runs on a worker is to be replaced: the worker is lost, and its service does not wait."""
+def _given_up(observed: Observed, record: SlotRecord) -> str:
+    """Say why what is on a worker is to be replaced; nothing while it may run there, or its service waits."""
     worker = observed.workers.get(record.worker) if record.worker else None
     if worker is None:
-        return True
+        return f"worker {record.worker} is lost"
     spec = observed.services.get(record.placed.service)
-    if worker.liveness is not Liveness.LOST or spec is None:
-        return worker.liveness is Liveness.LOST
-    return spec.disconnect.replace and worker.silent_s >= (spec.disconnect.lost_after_s or 0.0)
+    policy = spec.disconnect if spec is not None else DisconnectPolicy()
+    if worker.liveness is Liveness.LOST:
+        waits = not policy.replace or worker.silent_s < (policy.lost_after_s or 0.0)
+        return "" if waits and spec is not None else f"worker {worker.record.name} is lost"
+    if worker.trouble and policy.replace and not _lives(worker, record):
+        return f"worker {worker.record.name} cannot start it: {worker.trouble}"
+    return ""
+
+
+def _lives(worker: WorkerSeen, record: SlotRecord) -> bool:
+    """Tell whether an attempt runs, or has come to its end, so that its worker need not start it."""
+    names = (record.key, record.continued_key)
+    return any(name in worker.statuses and worker.statuses[name].phase in _LIVES for name in names if name)
 
 
 def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:

@@ -43,12 +43,14 @@ def returned(
 
 
 def is_set_aside(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
-    """Tell whether an attempt that is given up may be wanted back: its worker is a member, and its service says so."""
+    """Tell whether an attempt that is given up may be wanted back: a lost member has it, and its service says so."""
+    worker = observed.workers.get(record.worker) if record.worker else None
     return (
         spec.disconnect.reconcile is not Reconcile.KEEP_REPLACEMENT
         and record.aside is None
         and record.leaving is None
-        and record.worker in observed.workers
+        and worker is not None
+        and worker.liveness is Liveness.LOST
     )
 
 

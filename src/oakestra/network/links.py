@@ -188,6 +188,19 @@ def clear_leftover(netlink: Netlink, names: Names, number: int) -> None:
         netlink.request([rt.delete_link(if_nametoindex(names.unfinished(number)))], ignore=GONE)
 
 
+def clear_leftovers(netlink: Netlink, names: Names, folder: Path) -> None:
+    """Take away every link and namespace whose making or going was cut off, or that is kept from going.
+
+    A connection that waits for its last packet holds its namespace, and so the link, for minutes after its process.
+    """
+    there = {link for _, link in if_nameindex()}
+    for number in sorted(filter(None, map(names.unfinished_number, there))):
+        clear_leftover(netlink, names, number)
+    for path in sorted(folder.glob("*")):
+        if path.name.isdecimal() and names.instance(int(path.name)) not in there:
+            namespaces.take_away(path)
+
+
 def forget_connections(netfilter: Netlink, address: InstanceAddress, *, opened: bool) -> None:
     """End the connections to an instance, and with `opened` those that it began, as far as this machine knows them."""
     if address.v4:

@@ -69,8 +69,16 @@ class Names:
 
     def number(self, link: str) -> int | None:
         """Return the number of the instance whose link this is, or None if it is something else."""
-        digits = link.removeprefix(self.instances)
-        return int(digits) if digits != link and digits.isdecimal() else None
+        return _number(link, self.instances)
+
+    def unfinished_number(self, link: str) -> int | None:
+        """Return the number of the instance whose link this is to become, or was, or None if it is something else."""
+        return _number(link, f"{self.links}n")
+
+
+def _number(link: str, prefix: str) -> int | None:
+    digits = link.removeprefix(prefix)
+    return int(digits) if digits != link and digits.isdecimal() else None
 
 
 _LINK = re.compile(rf"{PREFIX}[a-z2-7]{{{_TAG_LENGTH}}}(?:g|t|[in][0-9]+)")

@@ -80,6 +80,7 @@ class Plane:
             self._netlink, self._names, overlay.subnets, subnet_index=overlay.subnet_index, v6=v6
         )
         reach(Point.NETWORK_GATEWAY_MADE)
+        links.clear_leftovers(self._netlink, self._names, self._folder)
         first = host_address(overlay.subnets[0], 1)
         self._around = Surroundings(
             mtu=ground.underlay_mtu(self._netlink, overlay.underlay_v4) - _VXLAN_BYTES,

@@ -15,6 +15,8 @@ from oakestra.model.service import Resources
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64"}
 RESERVED_MIB = 64
 """Kept for the machine itself and the agent."""
+FREE_BYTES_MIN = 1 << 20
+"""What the files of a new container and the worker's own need, several times over."""
 
 
 class Machine(Protocol):
@@ -25,6 +27,9 @@ class Machine(Protocol):
 
     def usage(self) -> MachineUsage:
         """Return its load since the last call."""
+
+    def trouble(self) -> str:
+        """Say what keeps anything new from starting here, and what to do about it; nothing if nothing does."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,19 @@ class LinuxMachine:
             ),
             architecture=architecture(),
             virtualizations=self.virtualizations,
+        )
+
+    def trouble(self) -> str:
+        try:
+            disk = os.statvfs(self.state_dir)
+        except OSError as error:
+            return f"{self.state_dir} cannot be looked at: {(error.strerror or str(error)).lower()}"
+        files_left = disk.f_ffree or not disk.f_files  # some file systems do not count them
+        if disk.f_bfree * disk.f_frsize >= FREE_BYTES_MIN and files_left:
+            return ""
+        return (
+            f"the disk that holds {self.state_dir} is full, so nothing new can start here; "
+            "free some space there or remove images that are not needed"
         )
 
     def usage(self) -> MachineUsage:

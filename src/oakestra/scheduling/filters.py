@@ -133,7 +133,7 @@ def not_refused(request: Request, candidate: ClusterCandidate) -> str:
 def pools(request: Request, candidate: ClusterCandidate) -> str:
     """Some group of alike workers has the runtime, the architecture and a large enough free piece."""
     if not candidate.pools:
-        return "no live workers"
+        return "no worker there takes instances now"
     alike = [pool for pool in candidate.pools if pool.virtualization == request.virtualization]
     if not alike:
         return f"no runtime for {request.virtualization!r}"

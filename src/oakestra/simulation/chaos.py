@@ -148,7 +148,7 @@ class Chaos:
 
     def _set_full(self, host: Host, *, full: bool) -> None:
         if isinstance(host, WorkerHost):
-            host.kept.cell.full = host.kept.containers.full = full
+            host.fill_disk(full=full)
             return
         disk = getattr(host, "disk", None)
         assert isinstance(disk, Disk), "root and clusters have a disk"

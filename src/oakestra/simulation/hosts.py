@@ -326,12 +326,16 @@ class FakeMachine:
     """Implements `Machine`: has what it is said to have."""
 
     offered: Capacity
+    full: bool = False
 
     def capacity(self) -> Capacity:
         return self.offered
 
     def usage(self) -> MachineUsage:
         return MachineUsage(cpu_ratio=0.1, memory_ratio=0.1, memory_available_mib=100, disk_ratio=0.1)
+
+    def trouble(self) -> str:
+        return "its disk is full" if self.full else ""
 
 
 EXITS = "SIM_EXIT="
@@ -415,6 +419,10 @@ class WorkerHost(Host):
     def reachable(self) -> bool:
         """Whether agent and cluster are both alive: what root wants can be had here."""
         return self.alive and self.cluster.alive
+
+    def fill_disk(self, *, full: bool) -> None:
+        """Leave no room on the disk, or have some again."""
+        self.kept.cell.full = self.kept.containers.full = self.machine.full = full
 
     async def power_off(self) -> None:
         """Let the machine lose power: processes and the kernel's state are gone, the disk stays."""

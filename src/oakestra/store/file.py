@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -22,13 +23,13 @@ class FileCell:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreFailed(f"{self._path} cannot be read: {error}") from error
+            raise StoreFailed(f"{self._path} cannot be read: {_why(error)}") from error
 
     async def write(self, value: bytes) -> None:
         try:
             await asyncio.to_thread(self._replace, value)
         except OSError as error:
-            raise StoreFailed(f"{self._path} cannot be written: {error}") from error
+            raise StoreFailed(f"{self._path} cannot be written: {_why(error)}") from error
 
     def _replace(self, value: bytes) -> None:
         beside = self._path.with_name(f".{self._path.name}.new")
@@ -43,3 +44,9 @@ class FileCell:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _why(error: OSError) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "its disk is full; free some space there"
+    return (error.strerror or str(error)).lower()

@@ -109,6 +109,16 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
     )
 
 
+def follow(desired: Desired, assignment: WorkerAssignment) -> Desired:
+    """Return what is desired when the cluster spoke and it cannot be written down: where others are may be forgotten
+    again, and so may all of it if nothing starts, stops or gets another address by it.
+    """
+    accepted = accept(desired, assignment)
+    if (accepted.instances, accepted.subnets) == (desired.instances, desired.subnets):
+        return accepted
+    return replace(desired, routes=accepted.routes, peers=accepted.peers)
+
+
 def _named(instance: LocalInstance, names: Mapping[InstanceKey, InstanceKey]) -> LocalInstance:
     """Return the instance under the name that the cluster has for it now; what runs is not touched for that."""
     name = names.get(instance.key)

@@ -38,7 +38,7 @@ from oakestra.wire.native import (
     encode,
 )
 from oakestra.wire.sequence import digest, outdated
-from oakestra.worker.desired import Desired, accept, adopt, edit, release
+from oakestra.worker.desired import Desired, accept, adopt, edit, follow, release
 from oakestra.worker.execute import Machinery, carry_out, found
 from oakestra.worker.health.probes import Prober
 from oakestra.worker.health.watch import HealthWatch
@@ -303,7 +303,7 @@ class Worker:
         self._looked.set()
 
     async def _accept(self) -> None:
-        """Take what the cluster said; if that cannot be saved, it was not said, and the rest goes on."""
+        """Take what the cluster said. What of it must be saved and cannot be, was not said, and the rest goes on."""
         told, self._told = self._told, None
         if told is None:
             return
@@ -312,9 +312,11 @@ class Worker:
         try:
             await self._save(lambda desired: accept(desired, told))
         except Unavailable as error:
-            logger.warning("cannot accept what the cluster wants, will repeat", extra={"error": error})
             trouble = str(error)
+            if trouble != self._trouble:
+                logger.warning("cannot accept what the cluster wants, will repeat", extra={"error": error})
             self._told = self._told or told
+            self.desired = follow(self.desired, told)
         self._trouble = trouble
 
     async def _keep(self, change: Change) -> None:
@@ -480,7 +482,7 @@ class Worker:
             complete=True,
             statuses=statuses(observed),
             capacity=self._machine.capacity(),
-            trouble=self._trouble or observed.network_trouble,
+            trouble=self._machine.trouble() or self._trouble or observed.network_trouble,
         )
         content = digest(report)
         if content != self._report_digest:

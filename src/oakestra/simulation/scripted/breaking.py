@@ -26,6 +26,8 @@ class Breaking:
             Verb("crash HOST [at POINT]", "kill the tier's process on a machine, now or when it comes to a point of its code", self._crash),
             Verb("start HOST", "start it again", self._start),
             Verb("power-off WORKER", "let a machine lose power", self._power_off),
+            Verb("fill WORKER", "leave no room on a machine's disk", self._fill),
+            Verb("empty WORKER", "have room there again", self._empty),
             Verb("lose HOST", "let a tier lose its state, and start anew", self._lose),
             Verb("copy HOST", "copy what root or a cluster has written down", self._copy),
             Verb("restore HOST", "let it start anew with that copy", self._restore),
@@ -57,6 +59,16 @@ class Breaking:
         worker = self._stage.worker(exactly(words, 1)[0])
         await worker.power_off()
         yield f"{worker.name} has no power"
+
+    async def _fill(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        worker = self._stage.worker(exactly(words, 1)[0])
+        worker.fill_disk(full=True)
+        yield f"the disk of {worker.name} is full"
+
+    async def _empty(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        worker = self._stage.worker(exactly(words, 1)[0])
+        worker.fill_disk(full=False)
+        yield f"the disk of {worker.name} has room again"
 
     async def _lose(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         host = self._stage.host(exactly(words, 1)[0])
