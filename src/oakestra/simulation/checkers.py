@@ -167,7 +167,7 @@ class Watch:
                 continue
             at = record.status.key.placement
             now = (record.placement, at, record.status_store, *order(record.status))
-            if now < before:
+            if now < before and not record.status.ready:  # what is ready serves, whatever came after it
                 yield f"the status of {record.slot} went back from {before} to {now}"
             self._orders[record.slot] = now
             if record.status is not None and record.status.ready and record.status.phase is not Phase.RUNNING:
