@@ -117,7 +117,7 @@ async def start_api(
         accounts=accounts,
         views=Views(state, clock=clock),
         call_worker=workers.call,
-        remedy=lambda slot: f"more of {slot.number}",
+        remedies=lambda slots: {slot: f"more of {slot.number}" for slot in slots},
         clock=clock,
         epoch=state.records.epoch,
         public_clusters=public_clusters,

@@ -183,12 +183,18 @@ def test_a_drained_cluster_is_empty_in_the_end_and_all_serve_on_the_way(
     assert not country.state.withdrawals
 
 
-def test_who_wants_the_earlier_one_gone_first_never_has_two() -> None:
+def about_to_move(count: int, **keys: object) -> tuple[Country, ClusterId, ClusterId]:
+    """Return a country whose only instances are in its first cluster; the second takes none yet."""
     country = Country()
     first, second = country.cluster(0), country.cluster(1)
     country.set(second, Availability.CORDONED)
-    country.want(3, update=UpdatePolicy(order=UpdateOrder.STOP_FIRST))
-    country.settle(3)
+    country.want(count, **keys)
+    country.settle(count)
+    return country, first, second
+
+
+def test_who_wants_the_earlier_one_gone_first_never_has_two() -> None:
+    country, first, second = about_to_move(3, update=UpdatePolicy(order=UpdateOrder.STOP_FIRST))
     country.set(second, Availability.ACTIVE)
     country.set(first, Availability.DRAINING)
     least = 3
@@ -201,11 +207,7 @@ def test_who_wants_the_earlier_one_gone_first_never_has_two() -> None:
 
 
 def test_what_nobody_else_has_room_for_goes_on_serving_where_it_is() -> None:
-    country = Country()
-    first, second = country.cluster(0), country.cluster(1)
-    country.set(second, Availability.CORDONED)
-    country.want(2)
-    country.settle(2)
+    country, first, second = about_to_move(2)
     country.full.add(second)
     country.set(second, Availability.ACTIVE)
     country.set(first, Availability.DRAINING)
@@ -220,11 +222,7 @@ def test_what_nobody_else_has_room_for_goes_on_serving_where_it_is() -> None:
 
 
 def test_a_successor_that_never_gets_ready_takes_nothing_away() -> None:
-    country = Country()
-    first, second = country.cluster(0), country.cluster(1)
-    country.set(second, Availability.CORDONED)
-    country.want(2)
-    country.settle(2)
+    country, first, second = about_to_move(2)
     country.broken.add(second)
     country.set(second, Availability.ACTIVE)
     country.set(first, Availability.DRAINING)

@@ -6,11 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord, WorkerView
+from oakestra.control.settled import same
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec
 from oakestra.scheduling.lingering import IN_FLIGHT_S, LINGER_S, since
-from oakestra.scheduling.liveness import Liveness, Patience, benefit_of_doubt_s, judge, silence_s
+from oakestra.scheduling.liveness import (
+    Liveness,
+    Patience,
+    benefit_of_doubt_s,
+    judge,
+    patience_ended,
+    silence_s,
+)
 from oakestra.wire.native import Origin, Version
 
 Withdrawn = tuple[WorkerId, InstanceKey]
@@ -154,20 +162,14 @@ def only_time_passed(before: Observed, now: Observed) -> bool:
     """Tell whether what is planned now is what was planned before: nothing differs but how long things have lasted,
     and none of that has come to mean more."""
     return (
-        _same(before, now, _TIMELESS)
+        same(before, now, _TIMELESS)
         and before.unproven_s.keys() == now.unproven_s.keys()
         and before.lingering_s.keys() == now.lingering_s.keys()
         and before.workers.keys() == now.workers.keys()
-        and all(
-            _same(before.workers[id], worker, _TIMELESS_OF_A_WORKER) for id, worker in now.workers.items()
-        )
+        and all(same(before.workers[id], worker, _TIMELESS_OF_A_WORKER) for id, worker in now.workers.items())
         and (not _applied_more(before, now) or not waits_for_workers(now))
         and not _patience_ended(before, now)
     )
-
-
-def _same(a: object, b: object, names: tuple[str, ...]) -> bool:
-    return all((one := getattr(a, name)) is (other := getattr(b, name)) or one == other for name in names)
 
 
 def waits_for_workers(observed: Observed) -> bool:
@@ -184,7 +186,5 @@ def _patience_ended(before: Observed, now: Observed) -> bool:
     lost = [id for id, worker in now.workers.items() if worker.liveness is Liveness.LOST]
     patiences = {spec.disconnect.lost_after_s or 0.0 for spec in now.services.values()} if lost else ()
     return any(
-        before.workers[id].silent_s < patience_s <= now.workers[id].silent_s
-        for id in lost
-        for patience_s in patiences
+        patience_ended(before.workers[id].silent_s, now.workers[id].silent_s, patiences) for id in lost
     )

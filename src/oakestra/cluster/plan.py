@@ -6,7 +6,7 @@ Must not know: how assignments travel, what a worker does with one, what the ori
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from oakestra.cluster.decisions import (
     Adopt,
@@ -66,13 +66,19 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     return (*forgotten, *adopted, *relieved, *withdrawn, *placed, *back, *moved, *granted, *left)
 
 
-def remedy(observed: Observed, record: SlotRecord, *, vcpu_overcommit: float) -> str:
-    """Return the least that would have to change for a slot without a worker to get one; nothing if nothing has to."""
-    spec = observed.services.get(record.placed.service)
-    if spec is None or _must_wait(observed, record):
-        return ""
+def remedies(
+    observed: Observed, records: Sequence[SlotRecord], *, vcpu_overcommit: float
+) -> Mapping[Slot, str]:
+    """Return the least that would have to change for each slot to get a worker; nothing where nothing has to."""
     ledger = Ledger(observed, set(), vcpu_overcommit=vcpu_overcommit)
-    return worker_remedy(Request.of(spec), ledger.candidates(spec.id))
+    specs = {
+        id: spec for id in {one.placed.service for one in records} if (spec := observed.services.get(id))
+    }
+    found = {id: worker_remedy(Request.of(spec), ledger.candidates(id)) for id, spec in specs.items()}
+    return {
+        record.placed.slot: "" if _must_wait(observed, record) else found.get(record.placed.service, "")
+        for record in records
+    }
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 from oakestra.cluster.state import Availability, ClusterState, SlotRecord, WorkerRecord
 from oakestra.model.errors import Conflict, Invalid, NotFound
 from oakestra.model.ids import WorkerId
+from oakestra.model.instance import Slot
 from oakestra.scheduling.placement import nobody
 from oakestra.store.event_log import EventLog, told
 from oakestra.transport.calls import Method
@@ -29,13 +30,13 @@ class Requests:
         events: EventLog,
         *,
         is_lost: Callable[[WorkerId], bool],
-        remedy: Callable[[SlotRecord], str],
+        remedies: Callable[[Sequence[SlotRecord]], Mapping[Slot, str]],
         wake: Callable[[], None],
     ) -> None:
         self._state = state
         self._events = events
         self._is_lost = is_lost
-        self._remedy = remedy
+        self._remedies = remedies
         self._wake = wake
 
     def methods(self) -> Mapping[str, Method]:
@@ -55,6 +56,9 @@ class Requests:
     async def verdicts(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield why each instance of a service is where it is here, or nowhere, with every candidate's verdict."""
         service = str(arguments.get("service", ""))
+        records = [record for record in self._state.slots.values() if record.placed.service == service]
+        waiting = [record for record in records if record.worker is None or nobody(record.verdicts)]
+        found = self._remedies(waiting) if waiting else {}
         yield msgspec.json.encode(
             [
                 SlotVerdicts(
@@ -64,10 +68,9 @@ class Requests:
                         Verdict(name=verdict.name, refusal=verdict.refusal, score=verdict.score)
                         for verdict in record.verdicts
                     ),
-                    remedy=self._remedy(record) if record.worker is None or nobody(record.verdicts) else "",
+                    remedy=found.get(record.placed.slot, ""),
                 )
-                for record in self._state.slots.values()
-                if record.placed.service == service
+                for record in records
             ]
         )
 

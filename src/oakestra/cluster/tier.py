@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
@@ -13,7 +13,7 @@ from oakestra.cluster import story
 from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
 from oakestra.cluster.observe import Observed, WorkerSeen, observe, only_time_passed, waits_for_workers
-from oakestra.cluster.plan import plan, remedy
+from oakestra.cluster.plan import plan, remedies
 from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.render.up import cluster_report
 from oakestra.cluster.requests import Requests
@@ -25,6 +25,7 @@ from oakestra.control.loop import Loop
 from oakestra.control.settled import Settled
 from oakestra.model.errors import Invalid
 from oakestra.model.ids import ClusterId, WorkerId, is_id
+from oakestra.model.instance import Slot
 from oakestra.model.machine import MachineUsage
 from oakestra.scheduling.liveness import Liveness, Patience
 from oakestra.store import Store
@@ -135,7 +136,7 @@ class Cluster:
         """What the last report says."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         requests = Requests(
-            self.state, self.events, is_lost=self._is_lost, remedy=self.remedy, wake=self._loop.wake
+            self.state, self.events, is_lost=self._is_lost, remedies=self.remedies, wake=self._loop.wake
         )
         self._answers = Answers(requests.methods())
         self._tasks: asyncio.TaskGroup | None = None
@@ -503,9 +504,9 @@ class Cluster:
         assert self._tasks is not None, "links run in `run`"
         self._answers.received(self._up, peer, payload, self._tasks)
 
-    def remedy(self, record: SlotRecord) -> str:
-        """Return the least that would have to change for a slot without a worker to get one."""
-        return remedy(self._observe(), record, vcpu_overcommit=self._tuning.vcpu_overcommit)
+    def remedies(self, records: Sequence[SlotRecord]) -> Mapping[Slot, str]:
+        """Return the least that would have to change for each slot to get a worker."""
+        return remedies(self._observe(), records, vcpu_overcommit=self._tuning.vcpu_overcommit)
 
     def _is_lost(self, worker: WorkerId) -> bool:
         return self._observe().workers[worker].liveness is Liveness.LOST

@@ -87,35 +87,30 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
 
 def _place(state: RootState, decision: Place, now_wall_s: float) -> None:
     record = state.slots[slot_key(decision.slot)]
-    state.slots.put(
-        slot_key(decision.slot),
-        replace(
-            record,
-            cluster=decision.cluster,
-            placement=decision.placement,
-            since_generation=state.clusters[decision.cluster].generation + 1,
-            reason=decision.reason,
-            verdicts=decision.verdicts,
-            status=record.status if record.leaving is not None and not record.turned else None,
-            changed_wall_s=now_wall_s,
-        ),
-    )
+    served = record.leaving is not None and not record.turned
+    placed = _placed(state, record, decision, now_wall_s)
+    state.slots.put(slot_key(decision.slot), replace(placed, status=record.status if served else None))
 
 
 def _move(state: RootState, decision: Move, now_wall_s: float) -> None:
     record = state.slots[slot_key(decision.slot)]
     assert record.cluster is not None, "only what has a place moves"
-    moved = replace(
+    leaving = Leaving(cluster=record.cluster, placement=record.placement, reason=decision.why)
+    placed = _placed(state, record, decision, now_wall_s)
+    state.slots.put(slot_key(decision.slot), replace(placed, leaving=leaving))
+
+
+def _placed(state: RootState, record: SlotRecord, decision: Place | Move, now_wall_s: float) -> SlotRecord:
+    """Return the record with its new placement, and what was said of it as it was."""
+    return replace(
         record,
         cluster=decision.cluster,
         placement=decision.placement,
         since_generation=state.clusters[decision.cluster].generation + 1,
-        leaving=Leaving(cluster=record.cluster, placement=record.placement, reason=decision.why),
         reason=decision.reason,
         verdicts=decision.verdicts,
         changed_wall_s=now_wall_s,
     )
-    state.slots.put(slot_key(decision.slot), moved)
 
 
 def _withdraw(state: RootState, decision: Withdraw) -> None:

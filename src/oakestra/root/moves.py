@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from oakestra.model.ids import ServiceId
-from oakestra.model.instance import InstanceStatus, Phase
+from oakestra.model.instance import InstanceStatus, Phase, Slot
 from oakestra.model.service import UpdateOrder
 from oakestra.root.decisions import Withdraw
 from oakestra.root.observe import Observed
@@ -58,16 +58,21 @@ def still_serving(observed: Observed, record: SlotRecord) -> InstanceStatus | No
     return replace(earlier, reason=f"is being moved, {record.leaving.reason}: {_how_far(observed, record)}")
 
 
-def on_their_way(observed: Observed) -> Counter[ServiceId]:
-    """Count what of each service moves, or was taken away to move: so much its update policy limits.
-
-    Who starts first takes nothing away, so what does not get ready for other reasons keeps nothing from moving.
-    """
-    withdrawn = {
+def still_held(observed: Observed) -> set[Slot]:
+    """Return the slots of which a live cluster still holds a placement that must go."""
+    return {
         placed.slot
         for placed, withdrawal in observed.withdrawals.items()
         if (cluster := observed.clusters.get(withdrawal.cluster)) and cluster.liveness is Liveness.LIVE
     }
+
+
+def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]:
+    """Count what of each service moves, or was taken away to move: so much its update policy limits.
+
+    `withdrawn` are the slots still held somewhere. Who starts first takes nothing away, so what does not get ready
+    for other reasons keeps nothing from moving.
+    """
     counted: Counter[ServiceId] = Counter()
     for slot, record in observed.slots.items():
         service = observed.services.get(slot.service)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from oakestra.control.settled import same
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.root.state import (
@@ -20,7 +21,7 @@ from oakestra.root.state import (
     WithdrawalRecord,
 )
 from oakestra.scheduling.lingering import since
-from oakestra.scheduling.liveness import Liveness, Patience, judge, silence_s
+from oakestra.scheduling.liveness import Liveness, Patience, judge, patience_ended, silence_s
 from oakestra.wire.native import Aggregate, Claim, Version, WorkerSummary
 
 
@@ -173,17 +174,13 @@ def only_time_passed(before: Observed, now: Observed, *, grace_s: float) -> bool
     return (
         not now.standing
         and not now.turned_since_s
-        and _same(before, now, _TIMELESS)
+        and same(before, now, _TIMELESS)
         and before.clusters.keys() == now.clusters.keys()
-        and all(_same(before.clusters[id], seen, _TIMELESS_OF_A_CLUSTER) for id, seen in now.clusters.items())
+        and all(same(before.clusters[id], seen, _TIMELESS_OF_A_CLUSTER) for id, seen in now.clusters.items())
         and before.quarantined.keys() == now.quarantined.keys()
         and not any(until <= now.now_wall_s for until in now.quarantined.values())
         and not _patience_ended(before, now, grace_s)
     )
-
-
-def _same(a: object, b: object, names: tuple[str, ...]) -> bool:
-    return all((one := getattr(a, name)) is (other := getattr(b, name)) or one == other for name in names)
 
 
 def _patience_ended(before: Observed, now: Observed, grace_s: float) -> bool:
@@ -192,7 +189,5 @@ def _patience_ended(before: Observed, now: Observed, grace_s: float) -> bool:
     policies = [record.spec.disconnect.lost_after_s for record in now.services.values()] if lost else []
     patiences = {grace_s, *(allowed_s for allowed_s in policies if allowed_s is not None)}
     return any(
-        before.clusters[id].silent_s < patience_s <= now.clusters[id].silent_s
-        for id in lost
-        for patience_s in patiences
+        patience_ended(before.clusters[id].silent_s, now.clusters[id].silent_s, patiences) for id in lost
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from oakestra.model.ids import ClusterId, ServiceId
@@ -24,7 +24,7 @@ from oakestra.root.decisions import (
     Unplaceable,
     Withdraw,
 )
-from oakestra.root.moves import departures, drained, on_their_way, still_serving
+from oakestra.root.moves import departures, drained, on_their_way, still_held, still_serving
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.rebuild.plan import TakeOver, claims
 from oakestra.root.rollout import rollouts
@@ -85,12 +85,14 @@ def _slot_of(decision: Note | Withdraw | Place | Move | Unplaceable) -> Slot:
     return decision.placed.slot if isinstance(decision, Withdraw) else decision.slot
 
 
-def remedy(observed: Observed, slot: Slot) -> str:
-    """Return the least that would have to change for a slot without a cluster to get one; nothing if nothing has to."""
-    service = observed.services.get(slot.service)
-    if service is None:
-        return ""
-    return cluster_remedy(Request.of(service.spec), _Ledger(observed).candidates(slot))
+def remedies(observed: Observed, slots: Sequence[Slot]) -> Mapping[Slot, str]:
+    """Return the least that would have to change for each slot to get a cluster; nothing where nothing has to."""
+    ledger = _Ledger(observed)
+    return {
+        slot: cluster_remedy(Request.of(observed.services[slot.service].spec), ledger.candidates(slot))
+        for slot in slots
+        if slot.service in observed.services
+    }
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
@@ -238,7 +240,8 @@ def _unusable(cluster: ClusterSeen) -> str:
 
 
 def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Move | Unplaceable | Withdraw]:
-    moving = on_their_way(observed)
+    withdrawn = still_held(observed)
+    moving = on_their_way(observed, withdrawn)
     for slot, record in sorted(observed.slots.items()):
         service = observed.services.get(slot.service)
         if service is None or not record.wanted:
@@ -249,14 +252,15 @@ def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Move | 
         full = moving[slot.service] >= service.spec.update.parallel
         if (record.cluster is not None and not why and not asked) or (serves and full):
             continue
-        if record.cluster is None and _must_be_gone_first(observed, record, service.spec):
-            continue
+        stops_first = service.spec.update.order is UpdateOrder.STOP_FIRST
+        if record.cluster is None and stops_first and slot in withdrawn:
+            continue  # the earlier placement must be gone before there is another
         verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot))
         if not isinstance(verdict, Choice):
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
             continue
         moving[slot.service] += serves
-        if serves and service.spec.update.order is UpdateOrder.STOP_FIRST:
+        if serves and stops_first:
             yield Withdraw(placed=record.placed, cluster=_home(record), reason=asked)
             continue
         cluster = ClusterId(verdict.id)
@@ -285,16 +289,6 @@ def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Move | 
 def _home(record: SlotRecord) -> ClusterId:
     assert record.cluster is not None, "only what has a place leaves it"
     return record.cluster
-
-
-def _must_be_gone_first(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
-    """Tell whether an earlier placement, which a live cluster still holds, must be gone before there is another."""
-    return spec.update.order is UpdateOrder.STOP_FIRST and any(
-        placed.slot == record.slot
-        and (cluster := observed.clusters.get(withdrawal.cluster)) is not None
-        and cluster.liveness is Liveness.LIVE
-        for placed, withdrawal in observed.withdrawals.items()
-    )
 
 
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> str:

@@ -68,7 +68,7 @@ async def run(config: RootConfig) -> None:
         ),
         views=Views(root.state, clock=clock),
         call_worker=root.call_worker,
-        remedy=root.remedy,
+        remedies=root.remedies,
         clock=clock,
         epoch=root.state.records.epoch,
         public_clusters=config.public_clusters,

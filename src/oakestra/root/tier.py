@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -23,7 +23,7 @@ from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import Observed, observe, only_time_passed
-from oakestra.root.plan import CLUSTER_GRACE_S, plan, remedy
+from oakestra.root.plan import CLUSTER_GRACE_S, plan, remedies
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
@@ -318,9 +318,9 @@ class Root:
             del self.state.usage[key]
         self.state.histories.keep_only(current | set(observed.clusters))
 
-    def remedy(self, slot: Slot) -> str:
-        """Return the least that would have to change for a slot without a cluster to get one."""
-        return remedy(self._observe(), slot)
+    def remedies(self, slots: Sequence[Slot]) -> Mapping[Slot, str]:
+        """Return the least that would have to change for each slot to get a cluster."""
+        return remedies(self._observe(), slots)
 
     # --- requests to workers -------------------------------------------------------------------------------------------
 

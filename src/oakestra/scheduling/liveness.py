@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,6 +42,11 @@ def silence_s(last_seen_s: float | None, *, since_s: float, now_s: float) -> flo
     """
     heard_s = since_s if last_seen_s is None else max(last_seen_s, since_s)
     return now_s - heard_s
+
+
+def patience_ended(before_s: float, now_s: float, patiences: Iterable[float]) -> bool:
+    """Tell whether a silence that lasted so long before, and lasts so long now, has reached one of these meanwhile."""
+    return any(before_s < patience_s <= now_s for patience_s in patiences)
 
 
 def judge(silent_s: float, patience: Patience) -> Liveness:

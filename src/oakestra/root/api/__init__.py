@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from oakestra.control.clock import Clock
-from oakestra.model.instance import Slot
 from oakestra.root.api.accounts import AccountsApi
 from oakestra.root.api.applications import ApplicationsApi
 from oakestra.root.api.clusters import ClustersApi
@@ -13,7 +10,7 @@ from oakestra.root.api.execution import ExecutionApi
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import CallWorker, OwnApi
 from oakestra.root.api.pages import Description
-from oakestra.root.api.stories import StoriesApi
+from oakestra.root.api.stories import Remedies, StoriesApi
 from oakestra.root.api.upkeep import UpkeepApi
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
@@ -31,7 +28,7 @@ def endpoints(
     accounts: Accounts,
     views: Views,
     call_worker: CallWorker,
-    remedy: Callable[[Slot], str],
+    remedies: Remedies,
     clock: Clock,
     epoch: int,
     public_clusters: bool = False,
@@ -48,7 +45,7 @@ def endpoints(
         *ClustersApi(views, gate, public=public_clusters).endpoints(),
         *own.endpoints(),
         *ExecutionApi(operations, views, gate, call_worker=call_worker).endpoints(),
-        *StoriesApi(state, events, operations, gate, call_worker=call_worker, remedy=remedy).endpoints(),
+        *StoriesApi(state, events, operations, gate, call_worker=call_worker, remedies=remedies).endpoints(),
         *UpkeepApi(state, operations, views, gate, call_worker=call_worker).endpoints(),
     ]
     return [*routes, *Description(routes).endpoints()]

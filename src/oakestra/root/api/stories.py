@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,8 @@ ASKED_WITHIN_S = 3.0
 _FOLLOW = Query(name="follow", about="Go on with what happens from now on.", kind=bool)
 _EVENTS_KEPT = 1000
 
+Remedies = Callable[[Sequence[Slot]], Mapping[Slot, str]]
+
 
 class StoriesApi:
     """Answers what happened."""
@@ -42,14 +44,14 @@ class StoriesApi:
         gate: Gate,
         *,
         call_worker: CallWorker,
-        remedy: Callable[[Slot], str],
+        remedies: Remedies,
     ) -> None:
         self._state = state
         self._events = events
         self._operations = operations
         self._gate = gate
         self._call = call_worker
-        self._remedy = remedy
+        self._remedies = remedies
 
     def endpoints(self) -> list[Endpoint]:
         """Return the routes."""
@@ -84,12 +86,20 @@ class StoriesApi:
 
     def _nowhere(self, service: ServiceId) -> list[SlotVerdicts]:
         """Return what would help the instances that no cluster takes; their verdicts are with the instance."""
-        return [
-            SlotVerdicts(
-                number=record.slot.number, reason=record.reason, verdicts=(), remedy=self._remedy(record.slot)
-            )
+        waiting = [
+            record
             for record in self._state.slots_of(service)
             if record.wanted and (record.cluster is None or nobody(record.verdicts))
+        ]
+        found = self._remedies([record.slot for record in waiting]) if waiting else {}
+        return [
+            SlotVerdicts(
+                number=record.slot.number,
+                reason=record.reason,
+                verdicts=(),
+                remedy=found.get(record.slot, ""),
+            )
+            for record in waiting
         ]
 
     async def _ask(

@@ -152,9 +152,10 @@ def _availability(cluster: ClusterHost, id: str) -> str:
 def _remedies(world: World, record: SlotRecord, held: Sequence[HeldSlot]) -> Iterator[str]:
     """Yield the least that would help an instance that is nowhere."""
     cluster = world.cluster_of(record.cluster) if record.cluster else None
-    found = [cluster.tier.remedy(one) for one in held if cluster and cluster.tier and one.worker is None]
+    waiting = [one for one in held if one.worker is None]
+    found = list(cluster.tier.remedies(waiting).values()) if cluster and cluster.tier else []
     if record.cluster is None and world.root.tier is not None:
-        found.append(world.root.tier.remedy(record.slot))
+        found += world.root.tier.remedies([record.slot]).values()
     yield from (f"  what would help: {remedy}" for remedy in found if remedy)
 
 
