@@ -61,7 +61,7 @@ def pids(fleet: Fleet) -> dict[str, int]:
 def test_what_runs_goes_on_and_what_cannot_start_says_why(small: Fleet) -> None:
     address = next(ADDRESSES)
     here = direct("c1", "w1")
-    services = [server(address, constraints=here), client(address)]
+    services = [server(address, constraints=here), client(address, constraints=direct("c1", "w2"))]
     services += [sleeper("bound", constraints=here), sleeper("free")]
     counts = {"server": 2, "client": 1, "bound": 1, "free": 0}
     with small.application("disk", *services, counts=counts):

@@ -94,14 +94,15 @@ class Operations:
         return [record for record, _ in drafts]
 
     def applications(self, asker: Principal, *, owner: UserId | None = None) -> list[ApplicationRecord]:
-        """Return the applications the asker may see, or those of them that `owner` owns."""
-        return [
+        """Return the applications the asker may see, or those of them that `owner` owns, oldest first."""
+        found = (
             record
             for record in self._state.applications.values()
             if not record.application.deleted
             and asker.may_see(record.application)
             and owner in (None, record.application.owner)
-        ]
+        )
+        return sorted(found, key=lambda record: record.created_wall_s)
 
     def application(self, asker: Principal, id: str) -> ApplicationRecord:
         """Return an application."""
@@ -175,13 +176,8 @@ class Operations:
         return ServicesAdded(created=tuple(created), refused=tuple(refused))
 
     def services(self, asker: Principal) -> list[ServiceRecord]:
-        """Return every service the asker may see."""
-        visible = {record.application.id for record in self.applications(asker)}
-        return [
-            service
-            for service in self._state.services.values()
-            if not service.deleted and service.spec.application_id in visible
-        ]
+        """Return every service the asker may see: those of each application in the order of its SLA."""
+        return [service for record in self.applications(asker) for service in self.services_of(record)]
 
     def services_of(self, application: ApplicationRecord) -> list[ServiceRecord]:
         """Return an application's services."""
@@ -348,7 +344,13 @@ class Operations:
         )
         services = [self._draft_service(application, microservice) for microservice in wanted.microservices]
         ids = tuple(service.spec.id for service in services)
-        return ApplicationRecord(application=application, services=ids, extra=dict(wanted.extra)), services
+        record = ApplicationRecord(
+            application=application,
+            services=ids,
+            extra=dict(wanted.extra),
+            created_wall_s=self._clock.wall_s(),
+        )
+        return record, services
 
     def _draft_service(self, application: Application, wanted: Microservice) -> ServiceRecord:
         spec = service_spec(

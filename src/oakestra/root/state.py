@@ -63,6 +63,7 @@ class ApplicationRecord:
     services: tuple[ServiceId, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     """Keys of the SLA that we keep without understanding them."""
+    created_wall_s: float = 0.0
 
 
 class Availability(StrEnum):

@@ -275,3 +275,26 @@ def test_who_deletes_an_application_may_create_it_again_at_once_with_its_address
         assert "10.30.5.5" not in api.state.quarantine
 
     run(tmp_path, story)
+
+
+def test_what_is_listed_keeps_its_order_when_records_are_read_afresh(tmp_path: Path) -> None:
+    async def story(api: RootApi) -> None:
+        names = ("c", "a", "b")
+        for name in names:
+            api.clock.now_s += 1
+            services = [microservice(f"s{letter}") for letter in reversed(names)]
+            await api.operations.create_applications(ANN, parse_sla(sla(application(*services, name=name))))
+
+        def listed() -> tuple[list[str], list[str]]:
+            return (
+                [record.application.name for record in api.operations.applications(ANN)],
+                [record.spec.name for record in api.operations.services(ANN)],
+            )
+
+        before = listed()
+        assert before[0] == list(names)
+        assert [name.split(".")[2] for name in before[1][:3]] == ["sb", "sa", "sc"]
+        api.state.records.load()
+        assert listed() == before
+
+    run(tmp_path, story)
