@@ -208,6 +208,9 @@ class WorkerView:
             self.ready_since[status.key] = (status.restart, since_s if same else now_s)
 
 
+_ROOT_UNKNOWN = RootRecord()
+
+
 class ClusterState:
     """A cluster's working set. Change it, `await commit()`, then wake the loop."""
 
@@ -243,7 +246,7 @@ class ClusterState:
 
     @property
     def root(self) -> RootRecord:
-        return self.settings.get("root", RootRecord())
+        return self.settings.get("root", _ROOT_UNKNOWN)
 
     @root.setter
     def root(self, record: RootRecord) -> None:

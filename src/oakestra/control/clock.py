@@ -28,14 +28,15 @@ class SystemClock:
 
 
 class LoopClock:
-    """The running event loop's clock: in virtual time both clocks follow it."""
+    """The running event loop's clock: in virtual time both clocks follow it. Made within that loop."""
 
     def __init__(self, *, epoch_s: float = 1_700_000_000.0) -> None:
         self.epoch_s = epoch_s
         """Wall time at loop time 0; a test may move it to let the wall clock jump."""
+        self._loop = asyncio.get_running_loop()  # asking for it makes a system call each time
 
     def uptime_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
 
     def wall_s(self) -> float:
         return self.epoch_s + self.uptime_s()

@@ -38,9 +38,10 @@ class Loop:
 
     async def run(self) -> None:
         """Make passes until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             self._woken.clear()
-            began_s = asyncio.get_running_loop().time()
+            began_s = loop.time()
             wait_s = self._resync_s
             try:
                 wanted_s = await self._activate()
@@ -54,12 +55,12 @@ class Loop:
                 await asyncio.sleep(PASS_FAILED_BACKOFF_S)
             else:
                 self._said = ""
-            alarm = asyncio.get_running_loop().call_later(wait_s, self._woken.set)
+            alarm = loop.call_later(wait_s, self._woken.set)
             try:
                 await self._woken.wait()
             finally:
                 alarm.cancel()
-            if (rest_s := began_s + self._apart_s - asyncio.get_running_loop().time()) > 0:
+            if (rest_s := began_s + self._apart_s - loop.time()) > 0:
                 await asyncio.sleep(rest_s)
 
     def _complain(self, why: str) -> None:

@@ -21,8 +21,6 @@ from oakestra.simulation.faults import draw_faults
 from oakestra.simulation.process import reached
 from oakestra.simulation.world import Shape, World, machine
 
-GARBAGE_EVERY = 50_000
-"""So many new objects between two looks for garbage."""
 CHAOS_S = 180.0
 SETTLED_AFTER_S = 240.0
 """What is healed must be as it should be by then: 40 s until a worker that heard nothing joins again, 60 s of back-off,
@@ -62,12 +60,11 @@ class Played:
 
 def play(seed: int) -> Played:
     """Play a seed to its end, in virtual time."""
-    kept = gc.get_threshold()
-    gc.set_threshold(GARBAGE_EVERY)  # a fleet is almost all values that live as long as it does
+    gc.disable()  # a fleet is almost all values that live as long as it does
     try:
         return virtual_time.run(_play(seed))
     finally:
-        gc.set_threshold(*kept)
+        gc.enable()
 
 
 def play_many(seeds: Sequence[int], *, jobs: int | None = None) -> Iterator[Played]:

@@ -69,6 +69,7 @@ class World:
         self.seed = seed
         self.entropy = Entropy(seed)
         self.hub = FakeHub(self.entropy.stream("network"))
+        self._loop = asyncio.get_running_loop()
         self.faults = CALM
         self.group = group
         self.story: list[str] = []
@@ -94,7 +95,7 @@ class World:
 
     @property
     def now_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
 
     def start(self) -> None:
         """Switch everything on."""

@@ -6,7 +6,7 @@ may be answered or sent because of a change before that. After a failed commit m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,7 +19,10 @@ K = TypeVar("K")
 
 
 class Table(Mapping[str, T], Generic[T]):
-    """Records of one kind by key. Iterates in the order of insertion."""
+    """Records of one kind by key. Iterates in the order of insertion.
+
+    Its views are those of the dictionary inside: `Mapping` makes slow ones of `__getitem__`, and passes read a lot.
+    """
 
     def __init__(self, name: str, kind: type[T], pending: list[Change]) -> None:
         self.name = name
@@ -37,6 +40,18 @@ class Table(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._records
+
+    def keys(self) -> KeysView[str]:
+        return self._records.keys()
+
+    def values(self) -> ValuesView[T]:
+        return self._records.values()
+
+    def items(self) -> ItemsView[str, T]:
+        return self._records.items()
 
     def put(self, key: str, record: T) -> None:
         """Set the record; a no-op if it is equal to what is there."""

@@ -35,8 +35,8 @@ def overlay(observed: Observed, *, underlay_v4: str) -> Overlay:
 
     routes = tuple(
         route
-        if len(left := tuple(backend for backend in route.backends if usable(backend))) == len(route.backends)
-        else replace(route, backends=left)
+        if all(map(usable, route.backends))
+        else replace(route, backends=tuple(filter(usable, route.backends)))
         for route in desired.routes
     )
     return Overlay(

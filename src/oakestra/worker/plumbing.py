@@ -41,7 +41,8 @@ class Plumbing:
     def lasting_trouble(self) -> str:
         """What is wrong, once it lasts. A moment's trouble is no reason to tell the whole fleet: the kernel goes on
         as before."""
-        return self.trouble if self._clock.uptime_s() - self._troubled_since_s >= PATIENCE_S else ""
+        lasts = self.trouble and self._clock.uptime_s() - self._troubled_since_s >= PATIENCE_S
+        return self.trouble if lasts else ""
 
     async def prepare(self, observed: Observed) -> None:
         """Have the ground ready that instances are attached to."""
