@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from oakestra.cli import DONE, options
@@ -28,10 +28,11 @@ def run(args: argparse.Namespace) -> int:
     """Print events as they come."""
     root = session.connect(args)
     services = root.get("/api/v1/services/")
-    short = names.short_names(services)
-    service, number = names.copy(services, args.copy) if args.copy else (None, None)
+    gone = _gone(services, events(root, follow=False))
+    short = names.short_names(gone) | names.short_names(services)
+    meant, number = names.told_of([*services, *gone], args.copy) if args.copy else (None, None)
     for event in events(root, follow=args.follow):
-        if service is not None and event["service"] != service["id"]:
+        if meant is not None and event["service"] not in meant:
             continue
         if number is not None and event["slot"] != number:
             continue
@@ -46,6 +47,15 @@ def events(root: Root, *, follow: bool) -> Iterator[Mapping[str, Any]]:
     for piece in root.stream("/api/v1/events", endless=follow, **query):
         *lines, rest = (rest + piece).split(b"\n")
         yield from (json.loads(line) for line in lines if line)
+
+
+def _gone(
+    services: Sequence[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """Return the services that events tell of, but for those that are there."""
+    known = {service["id"] for service in services}
+    told = {event["service"]: event["service_name"] for event in events if event.get("service_name")}
+    return [{"id": id, "name": name} for id, name in told.items() if id not in known]
 
 
 def _shown(event: Mapping[str, Any], short: Mapping[str, str], format: str) -> str:

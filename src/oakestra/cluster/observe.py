@@ -70,6 +70,10 @@ class Observed:
     adopting: bool
     """The store is new: workers that ran instances before may not have reported them yet."""
 
+    def name_of(self, service: ServiceId) -> str:
+        """Return what a service is called; nothing if it is not known here."""
+        return self.services[service].name if service in self.services else ""
+
 
 def observe(
     state: ClusterState,

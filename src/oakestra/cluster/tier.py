@@ -381,7 +381,7 @@ class Cluster:
         if self._asking:
             self._suspects.set()
         self._statuses = statuses
-        self.events.add(told, tier=self._name, now_wall_s=self._clock.wall_s())
+        self.events.add(told, tier=self._name, now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
     def _observe(self) -> Observed:
         return observe(

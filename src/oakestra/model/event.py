@@ -52,6 +52,8 @@ class Event:
     tier: str = ""
     """`root`, or the cluster's name."""
     service: ServiceId = ServiceId("")
+    service_name: str = ""
+    """As it was then: events are told of services that are gone by now."""
     slot: int = -1
     """Of the service; -1: the event is not about an instance."""
     subject: str = ""

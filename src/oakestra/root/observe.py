@@ -73,6 +73,10 @@ class Observed:
     now_wall_s: float
     now_s: float
 
+    def name_of(self, service: ServiceId) -> str:
+        """Return what a service is called; nothing if it is not known."""
+        return self.services[service].spec.name if service in self.services else ""
+
     def quiet_s(self, service: ServiceId) -> float:
         """Return for how long nothing has changed about a service's update."""
         standing = self.standing.get(service)

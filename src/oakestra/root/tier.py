@@ -270,7 +270,7 @@ class Root:
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))
         self._liveness = {id: cluster.liveness for id, cluster in observed.clusters.items()}
-        self.events.add(told, tier="root", now_wall_s=self._clock.wall_s())
+        self.events.add(told, tier="root", now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
     def _observe(self) -> Observed:
         return observe(

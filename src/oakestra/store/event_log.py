@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,11 +39,24 @@ class EventLog:
         self._last = max((event.sequence for event in kept.values()), default=0)
         self._readers: set[asyncio.Queue[Event]] = set()
 
-    def add(self, events: Iterable[Event], *, tier: str, now_wall_s: float) -> None:
+    def add(
+        self,
+        events: Iterable[Event],
+        *,
+        tier: str,
+        now_wall_s: float,
+        name_of: Callable[[ServiceId], str],
+    ) -> None:
         """Note what happened just now; events that know when they happened keep that."""
         for event in events:
             self._last += 1
-            dated = replace(event, sequence=self._last, tier=tier, wall_s=event.wall_s or now_wall_s)
+            dated = replace(
+                event,
+                sequence=self._last,
+                tier=tier,
+                wall_s=event.wall_s or now_wall_s,
+                service_name=name_of(event.service),
+            )
             self._kept.put(f"{self._last:016d}", dated)
             for reader in self._readers:
                 if reader.full():

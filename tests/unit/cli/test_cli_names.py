@@ -74,3 +74,12 @@ def test_applications() -> None:
     assert names.application([prod], "shop") is prod
     with pytest.raises(Conflict, match=r"shop.prod \(1{24}\), shop.test"):
         names.application([prod, test], "shop")
+
+
+def test_events_are_told_of_all_that_had_a_name_and_of_instances_that_are_gone() -> None:
+    before = service("f" * 24, "shop.prod.web.front")
+    assert names.told_of([*ALL, before], "shop.web") == (frozenset({"a" * 24, "f" * 24}), None)
+    assert names.told_of(ALL, "shop.web.1") == (frozenset({"a" * 24}), 1)
+    assert names.told_of([before], "web.3") == (frozenset({"f" * 24}), 3)
+    with pytest.raises(NotFound, match=r"no service 'shop\.webb.1'; did you mean shop\.web"):
+        names.told_of(ALL, "shop.webb.1")

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from asgi import AsgiClient
 from oakestra.model.errors import NotFound
 from oakestra.model.instance import Placement
 from oakestra.wire import api as own
@@ -340,6 +341,34 @@ def test_logs_come_from_the_worker_that_has_the_instance(tmp_path: Path) -> None
         assert (await client.get(path)).status == 404
 
     run(tmp_path, story)
+
+
+def test_what_happened_to_a_service_that_is_gone_is_told_to_who_may_see_everything(tmp_path: Path) -> None:
+    async def story(api: RootApi) -> None:
+        admin = await api.admin()
+        let_cluster_join(api)
+        (app,) = (await admin.post("/api/application", sla())).doubled()
+        service = app["microservices"][0]
+        gone = [{"kind": "gone", "reason": f"{n}", "service": "f" * 24, "wall_s": 2.0} for n in range(1000)]
+        own = {"kind": "ready", "reason": "mine", "service": service, "wall_s": 1.0}
+        api.workers.pieces = (b"".join(msgspec.json.encode(one) + b"\n" for one in [own, *gone]),)
+        wanted = {"name": "ann", "password": "annsecret", "roles": ["Application_Provider"]}
+        assert (await admin.post("/api/auth/register", wanted)).status == 200
+        seen = [line["reason"] for line in await _events(admin)]
+        assert seen == [one["reason"] for one in gone], "the newest thousand of what is seen"
+        ann = await api.login("ann", "annsecret")
+        assert await _events(ann) == []
+        mine = sla(application(microservice(), name="mine"))
+        (hers,) = (await ann.post("/api/application", mine)).doubled()
+        own["service"] = hers["microservices"][0]
+        api.workers.pieces = (b"".join(msgspec.json.encode(one) + b"\n" for one in [own, *gone]),)
+        assert [line["reason"] for line in await _events(ann)] == ["mine"], "others' noise hides nothing"
+
+    run(tmp_path, story)
+
+
+async def _events(client: AsgiClient) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in (await client.get("/api/v1/events")).body.splitlines()]
 
 
 def test_what_a_cluster_says_and_nobody_understands_ends_no_story(tmp_path: Path) -> None:

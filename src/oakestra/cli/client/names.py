@@ -55,6 +55,20 @@ def copy(services: Sequence[Document], text: str) -> Copy:
     return Copy(found, int(number))
 
 
+def told_of(services: Sequence[Document], text: str) -> tuple[frozenset[str], int | None]:
+    """Return the ids of all services of this name, those that are gone included, and which instance is meant.
+
+    None: all of them. An instance may be gone, too. Raises `NotFound` if no service is called so.
+    """
+    name, _, number = text.rpartition(".")
+    numbered = bool(name) and number.isascii() and number.isdigit()
+    for called, meant in ((text, None), *(((name, int(number)),) if numbered else ())):
+        found = frozenset(one["id"] for one in services if called in (one["id"], *_service_names(one)))
+        if found:
+            return found, meant
+    raise _none(services, text, _service_names, what="service", listing="oak service ls")
+
+
 def cluster(clusters: Sequence[Document], text: str) -> Document:
     """Return the cluster with this id or name."""
     return named(clusters, text, kind="cluster")
@@ -81,12 +95,23 @@ def _only(
     if found:
         meant = ", ".join(f"{names(candidate)[0]} ({candidate['id']})" for candidate in found)
         raise Conflict(f"{text!r} means more than one {what}: {meant}; name one in full, or by its id")
+    raise _none(candidates, text, names, what=what, listing=listing)
+
+
+def _none(
+    candidates: Sequence[Document],
+    text: str,
+    names: Callable[[Document], tuple[str, ...]],
+    *,
+    what: str,
+    listing: str,
+) -> NotFound:
     from difflib import get_close_matches  # only mistakes pay for it
 
     known = [name for candidate in candidates for name in names(candidate)]
     close = get_close_matches(text, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise NotFound(f"there is no {what} {text!r}; {hint}`{listing}` lists them")
+    return NotFound(f"there is no {what} {text!r}; {hint}`{listing}` lists them")
 
 
 def _application_names(document: Document) -> tuple[str, ...]:

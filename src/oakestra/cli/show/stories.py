@@ -26,7 +26,8 @@ def about(event: Document, names: Mapping[str, str]) -> str:
     """Return what an event is about: an instance by its short name, a worker or a cluster."""
     if not event["service"]:
         return str(event["subject"])
-    return f"{names.get(event['service'], event['service'])}.{event['slot']}"
+    name = names.get(event["service"], event["service"])
+    return name if event["slot"] < 0 else f"{name}.{event['slot']}"
 
 
 def sentence(event: Document) -> str:

@@ -124,10 +124,9 @@ class StoriesApi:
         if follow:
             return streamed(self._visible(asker, _merged(sources)), media_type="application/x-ndjson")
         parts = await asyncio.gather(*(_within(source) for source in sources))
-        newest = sorted((event for part in parts for event in part), key=_moment)[-_EVENTS_KEPT:]
-        lines = b"".join(
-            msgspec.json.encode(event) + b"\n" for event in newest if self._may_see(asker, event)
-        )
+        seen = (event for part in parts for event in part if self._may_see(asker, event))
+        newest = sorted(seen, key=_moment)[-_EVENTS_KEPT:]
+        lines = b"".join(msgspec.json.encode(event) + b"\n" for event in newest)
         return Response(lines, media_type="application/x-ndjson")
 
     async def _visible(self, asker: Principal, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -139,10 +138,11 @@ class StoriesApi:
                     yield line + b"\n"
 
     def _may_see(self, asker: Principal, event: Event | None) -> bool:
+        """Tell whether to show an event: one's own services', and to who sees everything, the rest and what is gone."""
         if event is None:
             return False
         try:
-            if event.service:
+            if event.service in self._state.services:
                 self._operations.service(asker, event.service)
             else:
                 asker.must_see_infrastructure()
