@@ -129,12 +129,12 @@ def until_well(check: Check, keeper: Keeper) -> None:
     while (trouble := check.trouble()) and time.monotonic() - begun_s < READY_WITHIN_S:
         if time.monotonic() - begun_s > 1.0 and trouble != said:
             said = trouble
-            print(f"  … {check.what}: {trouble}", flush=True)
+            print(f"  … {check.tier}: {trouble}", flush=True)
         time.sleep(LOOK_EVERY_S)
     if trouble:
         end = "\n".join(f"    {line}" for line in keeper.last_words(check.tier))
         raise Unavailable(
-            f"{check.what} did not come up within {READY_WITHIN_S:.0f} s: {trouble}\n"
+            f"{check.tier} is not well after {READY_WITHIN_S:.0f} s: {trouble}\n"
             f"  its log, {keeper.log(check.tier)}, ends with:\n{end}"
         )
     print(f"  ✓ {check.what} ({time.monotonic() - begun_s:.1f} s)", flush=True)
