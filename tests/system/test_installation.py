@@ -105,6 +105,18 @@ def test_killing_what_manages_them_touches_no_container(settled: Machine, tier: 
     assert [row["id"] for row in settled.json("service", "ls")] == services
 
 
+def test_a_copy_of_root_s_records_is_put_back_while_everything_runs(settled: Machine, tmp_path: Path) -> None:
+    containers, root = settled.container_pids(), settled.pid("root")
+    copy, place = str(tmp_path / "copy.db"), ("--installation", settled.name)
+    assert "has all that root knows" in settled.oak("root", "backup", copy, *place).stdout
+    settled.oak("service", "deploy", "example.server")
+    assert f"root has the records of {copy}" in settled.oak("root", "restore", copy, *place).stdout
+    assert settled.pid("root") != root
+    settled.ready("example.server", SERVERS + 1)  # what came after the copy is taken over
+    assert containers.items() <= settled.container_pids().items()
+    settled.oak("service", "scale", "example.server", str(SERVERS), "--wait")
+
+
 def test_scaling_down_removes_everything_of_the_highest(settled: Machine) -> None:
     before = settled.container_pids()
     settled.oak("service", "scale", "example.server", "2", "--wait")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab_fixture import Fleet, client, server, until
+from oakestra.cli.client.session import log_in
+from oakestra.model.errors import OakestraError
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -67,3 +69,28 @@ def test_an_older_copy_learns_what_came_after_it(fleet: Fleet, tmp_path: Path, h
         fleet.lab("kill", host)
         until(lambda: fleet.ask(lambda: places(fleet, name)) == before, 60)
         fleet.until_greeted(name)
+
+
+def test_a_backup_brings_back_what_no_cluster_knows(fleet: Fleet, tmp_path: Path) -> None:
+    """Goal: a root that lost its disk has its users again. Method: backup, loss, and restore while all runs on."""
+    address, copy, place = "10.30.92.4", str(tmp_path / "copy.db"), f"--installation=lab-{fleet.name}/root"
+    wanted = {"name": "ann", "password": "ann's secret", "roles": ["Application_Provider"]}
+    fleet.root.post("/api/auth/register", wanted)
+    with fleet.application("saved", server(address), client(address), counts={"server": 2, "client": 1}):
+        fleet.until_greeted("saved")
+        before = places(fleet, "saved")
+        fleet.oak.run("root", "backup", copy, place)
+        assert fleet.oak.run("root", "backup", copy, place, check=False).returncode == 1
+        file = database(fleet, "root", "root")
+        file.unlink()
+        without_log(file)
+        fleet.lab("kill", "root")
+        until(lambda: fleet.ask(lambda: places(fleet, "saved")) == before)
+        with pytest.raises(OakestraError, match="wrong user name"):
+            log_in(fleet.oak.variables["OAKESTRA_ROOT"], "ann", "ann's secret")
+        assert "have it start now" in fleet.oak.run("root", "restore", copy, place).stdout
+        fleet.lab("kill", "root")
+        fleet.ask(lambda: log_in(fleet.oak.variables["OAKESTRA_ROOT"], "ann", "ann's secret"))
+        until(lambda: fleet.ask(lambda: places(fleet, "saved")) == before)
+        fleet.until_greeted("saved")
+    fleet.ask(lambda: fleet.root.delete("/api/user/ann"))

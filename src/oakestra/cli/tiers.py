@@ -67,9 +67,12 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Describe `oak root`."""
+    from oakestra.cli.keeping import backup
+
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _action(actions, "start", "run a root in the foreground", "root", _start)
     _action(actions, "config", "print a root's effective configuration", "root", _show)
+    backup.build(actions)
 
 
 def build_cluster(actions: Actions) -> None:

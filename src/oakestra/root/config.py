@@ -45,6 +45,10 @@ class RootConfig:
         return self.home.state / TIER
 
     @property
+    def records(self) -> Path:
+        return self.state_dir / "root.db"
+
+    @property
     def password_file(self) -> Path:
         return self.state_dir / "admin.password"
 

@@ -32,7 +32,7 @@ async def run(config: RootConfig) -> None:
     listener = listen(config.listen, config.api_port)
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        store = SqliteStore(config.state_dir / "root.db", "root", fresh_epoch=int(clock.wall_s()))
+        store = SqliteStore(config.records, "root", fresh_epoch=int(clock.wall_s()))
     except StoreFailed as error:
         raise Unavailable(f"root cannot read its records: {error}") from error
     # the link asks the tier who may join, and the tier sends over the link: one of them is told later

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from oakestra.control.failpoints import Point, reach
 from oakestra.store import Change, Put, Renew, StoreFailed
+from oakestra.store.copies import take_offered
 
 SCHEMAS: Mapping[str, tuple[str, ...]] = {
     "root": ("root.sql",),
@@ -42,7 +43,7 @@ class _Commit:
 class SqliteStore:
     """Implements `Store` in the file at `path`, which is made if missing.
 
-    `fresh_epoch` is the epoch of a store made now: it must be greater than any an earlier store at this place
+    A copy that was offered for this file is taken first. `fresh_epoch` is the epoch of a store made or put back now: it must be greater than any an earlier store at this place
     had (wall-clock seconds will do). Raises `StoreFailed` if the file is damaged or of a newer version.
     """
 
@@ -53,9 +54,10 @@ class SqliteStore:
         """A commit decided when the store had been read no more often than this is refused."""
         self._queue: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
         try:
+            is_copy = take_offered(path)
             connection = _open(path)
             _migrate(connection, path, schema)
-            self._epoch = _epoch(connection, fresh_epoch)
+            self._epoch = _epoch(connection, fresh_epoch, renew=is_copy)
         except sqlite3.Error as error:
             raise StoreFailed(f"{path} cannot be opened: {error}") from error
         self._tables = _tables(connection)
@@ -172,12 +174,16 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: str) -> None:
         connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
 
 
-def _epoch(connection: sqlite3.Connection, fresh: int) -> int:
+def _epoch(connection: sqlite3.Connection, fresh: int, *, renew: bool) -> int:
+    """Return the store's epoch, a new one if others may know more of the present one than a copy does."""
     connection.execute("CREATE TABLE IF NOT EXISTS epoch (number INTEGER NOT NULL) STRICT")
     row = connection.execute("SELECT number FROM epoch").fetchone()
     if row is None:
         connection.execute("INSERT INTO epoch VALUES (?)", (fresh,))
         return fresh
+    if renew:
+        connection.execute("UPDATE epoch SET number = max(number + 1, ?)", (fresh,))
+        row = connection.execute("SELECT number FROM epoch").fetchone()
     return int(row[0])
 
 

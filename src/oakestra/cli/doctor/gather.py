@@ -71,7 +71,7 @@ def root_facts(config: RootConfig, *, installed: bool) -> RootFacts:
             ports.look(setting, config.listen, getattr(config, setting), ours=ours)
             for setting in ("api_port", "grpc_port")
         ),
-        store=store(config.state_dir / "root.db", "root"),
+        store=store(config.records, "root"),
         password_file=str(config.password_file),
         password_mode=_mode(config.password_file),
     )
