@@ -59,7 +59,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
-        self._soon.append((handle, context or copy_context(), callback, args))
+        self._soon.append((handle, copy_context() if context is None else context, callback, args))
         return handle
 
     call_soon_threadsafe = call_soon
@@ -73,7 +73,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._asked += 1
-        due = (handle, context or copy_context(), callback, args)
+        due = (handle, copy_context() if context is None else context, callback, args)
         heapq.heappush(self._later, (when, self._asked, due))
         return handle
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context, ContextVar
 
 import pytest
 
@@ -61,6 +62,23 @@ def test_what_is_due_is_not_kept_waiting_by_what_is_asked_for_again_and_again() 
         return True
 
     assert virtual_time.run(story())
+
+
+def test_what_happens_for_nobody_is_not_counted_as_somebodys() -> None:
+    """A context in which nothing is set is false, and yet it is the one to run in."""
+
+    async def story() -> list[str]:
+        owner = ContextVar("owner", default="nobody")
+        owners: list[str] = []
+        owner.set("somebody")
+        loop, empty = asyncio.get_running_loop(), Context()
+        loop.call_soon(lambda: owners.append(owner.get()), context=empty)
+        loop.call_later(1.0, lambda: owners.append(owner.get()))
+        loop.call_at(2.0, lambda: owners.append(owner.get()), context=empty)
+        await asyncio.sleep(3.0)
+        return owners
+
+    assert virtual_time.run(story()) == ["nobody", "somebody", "nobody"]
 
 
 def test_time_never_goes_back() -> None:
