@@ -49,6 +49,7 @@ from oakestra.wire.native import (
     encode,
 )
 from oakestra.worker.desired import namespace_address
+from oakestra.worker.execute import KEY_LABEL
 from oakestra.worker.tier import Worker
 
 T = TypeVar("T")
@@ -352,10 +353,10 @@ class WatchedRuntime(FakeRuntime):
 
     def __init__(self, *args: Any, **keys: Any) -> None:
         super().__init__(*args, **keys)
-        self._failed_s: dict[tuple[int, str], float] = {}
+        self._failed_s: dict[tuple[int, str, str], float] = {}
 
     async def create(self, spec: ContainerSpec) -> None:
-        await self._patiently(spec.number, "create", super().create(spec))
+        await self._patiently(spec.number, "create", super().create(spec), whose=spec.labels[KEY_LABEL])
 
     async def start(self, number: int) -> None:
         """Start a process; with SIM_EXIT=CODE in its environment it ends a moment later."""
@@ -368,14 +369,18 @@ class WatchedRuntime(FakeRuntime):
     async def delete(self, number: int) -> None:
         await self._patiently(number, "delete", super().delete(number))
 
-    async def _patiently(self, number: int, what: str, call: Coroutine[Any, Any, None]) -> None:
+    async def _patiently(
+        self, number: int, what: str, call: Coroutine[Any, Any, None], *, whose: str = ""
+    ) -> None:
+        """Do a step of an instance; a number may be given to another one at once, which has not failed yet."""
+        step = (number, whose, what)
         now_s = asyncio.get_running_loop().time()
-        if self.hasty is not None and now_s - self._failed_s.get((number, what), -1.0) < TRIED_AGAIN_S:
+        if self.hasty is not None and now_s - self._failed_s.get(step, -1.0) < TRIED_AGAIN_S:
             self.hasty(f"{what} of {number}")
         try:
             await call
         except OakestraError:
-            self._failed_s[number, what] = asyncio.get_running_loop().time()
+            self._failed_s[step] = asyncio.get_running_loop().time()
             raise
 
     async def stop(self, number: int, *, grace_s: float) -> None:
