@@ -109,8 +109,12 @@ _QUIETLY = (
     _loss_of_a_clusters_store,
     _loss_of_a_workers_state,
     _cut_of_a_cluster_from_root,
+    _cut_of_a_cluster_from_root,
     _cut_of_a_worker_for_a_moment,
 )
+"""One that is there twice is twice as likely."""
+_RETURNING = (Reconcile.KEEP_ORIGINAL, Reconcile.LONGEST_RUNNING)
+"""What nothing happens to while it is away is taken back."""
 
 
 def _processes(world: World) -> dict[tuple[str, int], int]:
@@ -125,5 +129,5 @@ def _processes(world: World) -> dict[tuple[str, int], int]:
 def _is_patient(spec: ServiceSpec) -> bool:
     """Tell whether a service asks for no less patience than everybody has, or wants its instances back as they were."""
     policy = spec.disconnect
-    returns = policy.reconcile is Reconcile.KEEP_ORIGINAL and not spec.one_shot
+    returns = policy.reconcile in _RETURNING and not spec.one_shot
     return policy.stop_after_s is None and (policy.lost_after_s is None or returns)
