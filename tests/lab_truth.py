@@ -150,6 +150,7 @@ def _root_rows(root: HostSeen, said: Said) -> Facts:
     return {
         "row of a slot": Counter(
             f"{names.get(row['slot'][0], row['slot'][0])}.{row['slot'][1]} {row['placement']}"
+            + (f", set aside in {row['aside']['cluster']}" if row["aside"] else "")
             + ("" if row["wanted"] else " not wanted any more")
             for row in root.rows["slots"]
         ),

@@ -55,6 +55,8 @@ class Town:
     """Workers that neither hear nor say anything."""
     troubled: dict[WorkerId, str] = field(default_factory=dict)
     """Workers that cannot start or end anything, and what they say about it."""
+    restarts: Counter[WorkerId] = field(default_factory=Counter)
+    """How often each worker started again what it runs."""
     ended: set[WorkerId] = field(default_factory=set)
     """Workers on which everything has crashed and waits to be started again."""
 
@@ -121,13 +123,17 @@ class Town:
                 if assigned.key not in withdrawn:
                     runs.setdefault(assigned.key, revisions[assigned.key.service])
             if worker in self.troubled and runs != self.runs[worker]:
-                said = self.state.view(worker).report
-                version = said.applied if said else Version()
+                self.say(worker)
             else:
                 self.runs[worker] = runs
-            self._report(worker, version)
+                self._report(worker, version)
         asyncio.run(self.state.commit())
         return decisions
+
+    def say(self, worker: WorkerId) -> None:
+        """Let a worker report before it hears anything."""
+        said = self.state.view(worker).report
+        self._report(worker, said.applied if said else Version())
 
     def _report(self, worker: WorkerId, applied: Version) -> None:
         statuses = tuple(
@@ -136,6 +142,7 @@ class Town:
                 phase=Phase.STOPPED if worker in self.ended else Phase.RUNNING,
                 ready=revision not in self.broken and worker not in self.ended,
                 revision=revision,
+                restart=self.restarts[worker],
                 worker=worker,
             )
             for key, revision in sorted(self.runs[worker].items())

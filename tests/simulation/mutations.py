@@ -26,7 +26,9 @@ from oakestra.root import operations
 from oakestra.root import plan as root_plan
 from oakestra.root import state as root_state
 from oakestra.root import tier as root_tier
+from oakestra.root.reconcile import plan as root_reconcile
 from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.reconcile import Stays
 from oakestra.simulation.seeds import play
 from oakestra.simulation.virtual_time import Spinning
 from oakestra.worker import desired
@@ -231,7 +233,17 @@ def a_worker_calls_everything_ready() -> None:
     _put(worker_plan, "_status", status)
 
 
+def what_a_lost_cluster_had_is_set_aside_for_ever() -> None:
+    _put(root_plan, "returned", lambda *_: iter(()))
+
+
+def replacements_of_a_lost_cluster_always_stay() -> None:
+    _put(root_reconcile, "who_stays", lambda *_, **__: (Stays.REPLACEMENT, "it is kept"))
+
+
 MUTATIONS: tuple[Break, ...] = (
+    what_a_lost_cluster_had_is_set_aside_for_ever,
+    replacements_of_a_lost_cluster_always_stay,
     lost_workers_are_never_noticed,
     tombstones_are_forgotten_at_once,
     tombstones_are_never_forgotten,

@@ -97,7 +97,9 @@ class SetAside:
     """An attempt is out of reach, to be replaced, and may be taken back when its worker returns."""
 
     slot: Slot
+    worker: WorkerId
     restart: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

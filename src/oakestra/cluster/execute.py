@@ -136,11 +136,10 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             state.slots.put(slot_key(slot), replace(record, leaving=replace(record.leaving, relieved=routes)))
         case Adopt():
             _adopt(state, decision)
-        case SetAside(slot=slot, restart=restart):
+        case SetAside(slot=slot, worker=worker, restart=restart):
             record = state.slots[slot_key(slot)]
-            assert record.worker is not None, "only what has a place is set aside"
             aside = Aside(
-                worker=record.worker,
+                worker=worker,
                 attempt=record.attempt,
                 revision=record.revision,
                 restart=restart,

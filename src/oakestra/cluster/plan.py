@@ -46,7 +46,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     """Return what must change so that every slot has a place on a live worker and nothing else is left anywhere.
 
     Order: what is gone first, so that the room it frees can be used in the same pass; then adoptions, so that
-    nothing that runs is placed twice; then withdrawals; then placements.
+    nothing that runs is placed twice; then withdrawals; then placements of what is not taken back.
     """
     forgotten = tuple(_gone(observed))
     adopted = tuple(_adoptions(observed))
@@ -54,11 +54,12 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     ended = tuple(decision for decision in turned if isinstance(decision, Withdraw))
     withdrawn = (*ended, *_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
-    placed = tuple(_placements(observed, ledger, {d.slot for d in adopted}))
-    touched = {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*adopted, *placed, *withdrawn)}
     seen = _attempts_seen(observed)
+    touched = {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*adopted, *withdrawn)}
     back = tuple(returned(observed, ledger, seen, besides=touched))
-    touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in back}
+    at_home = {d.slot for d in (*adopted, *back) if not isinstance(d, Withdraw)}
+    placed = tuple(_placements(observed, ledger, seen, at_home))
+    touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*placed, *back)}
     moved = tuple(moves(observed, ledger, seen, besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
@@ -126,7 +127,8 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
         elif why and spec is not None and is_set_aside(observed, record, spec):
             seen = worker.statuses.get(record.key) if worker else None
-            yield SetAside(slot=slot, restart=seen.restart if seen else 0)
+            restart = seen.restart if seen else 0
+            yield SetAside(slot=slot, worker=record.worker, restart=restart, reason=why)
         elif why:
             yield Withdraw(key=record.key, worker=record.worker, reason=why)
     for id, worker in sorted(observed.workers.items()):
@@ -157,11 +159,10 @@ def _goes_on(observed: Observed, record: SlotRecord, worker: WorkerId, key: Inst
 
 
 def _placements(
-    observed: Observed, ledger: Ledger, adopted: set[Slot]
+    observed: Observed, ledger: Ledger, seen: Mapping[Slot, int], at_home: set[Slot]
 ) -> Iterator[Place | Withdraw | Unplaceable]:
-    seen = _attempts_seen(observed)
     for slot, record in sorted(observed.slots.items()):
-        if slot in adopted or not _homeless(observed, record):
+        if slot in at_home or not _homeless(observed, record):
             continue
         spec = observed.services.get(slot.service)
         if spec is None:
@@ -177,7 +178,7 @@ def _placements(
             yield Place(
                 slot=slot,
                 worker=worker,
-                attempt=max(record.attempt, seen[slot]) + 1,
+                attempt=max(record.attempt, seen.get(slot, 0)) + 1,
                 reason=f"{verdict.name}: {verdict.reason}",
                 verdicts=verdict.verdicts,
             )

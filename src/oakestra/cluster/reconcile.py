@@ -12,12 +12,14 @@ from dataclasses import replace
 from oakestra.cluster.decisions import TakeBack, Withdraw
 from oakestra.cluster.ledger import Ledger, as_asked
 from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.render.serving import status_of
 from oakestra.cluster.state import Aside, Availability, SlotRecord
 from oakestra.model.ids import WorkerId
-from oakestra.model.instance import InstanceStatus, Slot
+from oakestra.model.instance import Slot
 from oakestra.model.service import Reconcile, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_worker
+from oakestra.scheduling.reconcile import Stays, who_stays
 from oakestra.scheduling.request import Request
 
 
@@ -76,32 +78,17 @@ def _decided(
 ) -> TakeBack | Withdraw:
     assert record.aside is not None, "asked only of what was set aside"
     original = worker.statuses.get(record.aside_key)
-    if original is None or not original.ready:
-        why = "it came back and was not ready: its replacement is kept"
-        return Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
-    why = _better(observed, ledger, record, original, spec)
-    name = worker.record.name
-    if why:
-        return TakeBack(slot=record.placed.slot, attempt=attempt, reason=f"{name} is back: {why}")
-    reason = f"its replacement is kept ({spec.disconnect.reconcile.value})"
-    return Withdraw(key=record.aside_key, worker=record.aside.worker, reason=reason)
-
-
-def _better(
-    observed: Observed, ledger: Ledger, record: SlotRecord, original: InstanceStatus, spec: ServiceSpec
-) -> str:
-    """Say why the original is kept; nothing if its replacement is."""
-    assert record.aside is not None, "asked only of what was set aside"
-    there = observed.workers.get(record.worker) if record.worker else None
-    replacement = there.statuses.get(record.key) if there is not None else None
-    if replacement is None or not replacement.ready:
-        return "its replacement is not ready"
-    policy = spec.disconnect.reconcile
-    if policy is Reconcile.LONGEST_RUNNING:
-        return "it runs longest" if original.restart == record.aside.restart else ""
-    if policy is Reconcile.BEST_SCORE:
-        return "it has the better place" if _scores_better(ledger, record, spec) else ""
-    return "the original is kept"
+    stays, why = who_stays(
+        spec.disconnect.reconcile,
+        original,
+        status_of(observed, record.worker, record.key),
+        undisturbed=original is not None and original.restart == record.aside.restart,
+        scores_better=lambda: _scores_better(ledger, record, spec),
+    )
+    if stays is Stays.ORIGINAL:
+        reason = f"{worker.record.name} is back: {why}"
+        return TakeBack(slot=record.placed.slot, attempt=attempt, reason=reason)
+    return Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
 
 
 def _scores_better(ledger: Ledger, record: SlotRecord, spec: ServiceSpec) -> bool:

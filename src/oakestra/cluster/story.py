@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from oakestra.cluster.decisions import Adopt, Decision, Forget, Move, Place, TakeBack, Unplaceable, Withdraw
+from oakestra.cluster.decisions import (
+    Adopt,
+    Decision,
+    Forget,
+    Move,
+    Place,
+    SetAside,
+    TakeBack,
+    Unplaceable,
+    Withdraw,
+)
 from oakestra.cluster.observe import Observed
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import WorkerId
@@ -25,6 +35,9 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
                 yield _about(slot, EventKind.PLACED, reason, _name(observed, worker), attempt)
             case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
                 yield _about(slot, EventKind.ADOPTED, reason, _name(observed, worker), attempt)
+            case SetAside(slot=slot, worker=worker, reason=reason):
+                attempt = observed.slots[slot].attempt
+                yield _about(slot, EventKind.SET_ASIDE, reason, _name(observed, worker), attempt)
             case TakeBack(slot=slot, attempt=attempt, reason=reason):
                 aside = observed.slots[slot].aside
                 name = _name(observed, aside.worker) if aside is not None else ""

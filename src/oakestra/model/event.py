@@ -19,6 +19,8 @@ class EventKind(StrEnum):
     """No candidate would do."""
     ADOPTED = "adopted"
     """It was found running, and kept."""
+    SET_ASIDE = "set_aside"
+    """It is out of reach and is replaced, and may be taken back."""
     WITHDRAWN = "withdrawn"
     """It must leave the place it has."""
     GONE = "gone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -56,14 +57,14 @@ class UpdateOrder(StrEnum):
 
 
 class Reconcile(StrEnum):
-    """Which of two instances of one slot stays when a lost worker returns with the one that was replaced."""
+    """Which of two instances of one slot stays when a lost worker or cluster returns with the one that was replaced."""
 
     KEEP_REPLACEMENT = "keep_replacement"
     KEEP_ORIGINAL = "keep_original"
     LONGEST_RUNNING = "longest_running"
     """The original, unless it was started again while it was away."""
     BEST_SCORE = "best_score"
-    """The one whose worker would be chosen now."""
+    """The one whose worker, or cluster, would be chosen now."""
 
     @classmethod
     def _missing_(cls, value: object) -> Reconcile:
@@ -99,6 +100,17 @@ class Resources:
     vgpus: int = 0
     vtpus: int = 0
     storage_mib: int = 0
+
+    @classmethod
+    def largest(cls, pieces: Sequence[Resources]) -> Resources:
+        """Return the largest of these of each kind, not necessarily of the same piece."""
+        return cls(
+            memory_mib=max(piece.memory_mib for piece in pieces),
+            vcpus=max(piece.vcpus for piece in pieces),
+            vgpus=max(piece.vgpus for piece in pieces),
+            vtpus=max(piece.vtpus for piece in pieces),
+            storage_mib=max(piece.storage_mib for piece in pieces),
+        )
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(
@@ -219,7 +231,7 @@ class DisconnectPolicy:
     replace: bool = True
     """Whether it is replaced at all; not, where two of it would do harm."""
     reconcile: Reconcile = Reconcile.KEEP_REPLACEMENT
-    """When its worker returns to the same cluster; from a cluster that was lost, the replacement is kept."""
+    """When it was replaced and its worker, or its cluster, returns."""
     stop_after_s: float | None = None
     """On the cut-off side: stopped when its worker has heard nothing from its cluster for so long. None: goes on."""
 

@@ -54,6 +54,28 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A placement is out of reach, to be replaced, and may be taken back when its cluster returns."""
+
+    slot: Slot
+    cluster: ClusterId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeBack:
+    """A placement that was set aside goes on as the current one, in place of its replacement."""
+
+    slot: Slot
+    cluster: ClusterId
+    status: InstanceStatus
+    """How it is: it is ready, so everybody is led to it from now on."""
+    store: int
+    """Epoch of the cluster's store that `status` comes from."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """A truer status of a slot's current placement arrived."""
 
@@ -118,6 +140,8 @@ Decision = (
     | ForgetApplication
     | EndQuarantine
     | Enlarge
+    | SetAside
+    | TakeBack
     | TakeOver
     | Decline
     | Progress

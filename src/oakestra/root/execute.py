@@ -19,11 +19,14 @@ from oakestra.root.decisions import (
     Move,
     Note,
     Place,
+    SetAside,
+    TakeBack,
     Unplaceable,
     Withdraw,
 )
 from oakestra.root.rebuild.execute import take_over
 from oakestra.root.rebuild.plan import Decline, TakeOver
+from oakestra.root.reconcile.execute import reconcile
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import (
     Leaving,
@@ -51,10 +54,8 @@ def apply(state: RootState, decisions: Sequence[Decision], *, now_wall_s: float)
 
 def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # noqa: C901 - a table of decisions
     match decision:
-        case Place():
+        case Place() | Move():
             _place(state, decision, now_wall_s)
-        case Move():
-            _move(state, decision, now_wall_s)
         case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
@@ -77,6 +78,8 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             state.clusters.put(cluster, replace(state.clusters[cluster], subnet_count=count))
         case EndQuarantine(key=key):
             state.quarantine.remove(key)
+        case SetAside() | TakeBack():
+            reconcile(state, decision, now_wall_s=now_wall_s)
         case TakeOver():
             take_over(state, decision, now_wall_s=now_wall_s)
         case Decline(placed=placed, cluster=cluster, reason=reason):
@@ -85,24 +88,9 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             _roll(state, decision, now_wall_s)
 
 
-def _place(state: RootState, decision: Place, now_wall_s: float) -> None:
+def _place(state: RootState, decision: Place | Move, now_wall_s: float) -> None:
     record = state.slots[slot_key(decision.slot)]
-    served = record.leaving is not None and not record.turned
-    placed = _placed(state, record, decision, now_wall_s)
-    state.slots.put(slot_key(decision.slot), replace(placed, status=record.status if served else None))
-
-
-def _move(state: RootState, decision: Move, now_wall_s: float) -> None:
-    record = state.slots[slot_key(decision.slot)]
-    assert record.cluster is not None, "only what has a place moves"
-    leaving = Leaving(cluster=record.cluster, placement=record.placement, reason=decision.why)
-    placed = _placed(state, record, decision, now_wall_s)
-    state.slots.put(slot_key(decision.slot), replace(placed, leaving=leaving))
-
-
-def _placed(state: RootState, record: SlotRecord, decision: Place | Move, now_wall_s: float) -> SlotRecord:
-    """Return the record with its new placement, and what was said of it as it was."""
-    return replace(
+    placed = replace(
         record,
         cluster=decision.cluster,
         placement=decision.placement,
@@ -111,6 +99,13 @@ def _placed(state: RootState, record: SlotRecord, decision: Place | Move, now_wa
         verdicts=decision.verdicts,
         changed_wall_s=now_wall_s,
     )
+    if isinstance(decision, Move):
+        assert record.cluster is not None, "only what has a place moves"
+        leaving = Leaving(cluster=record.cluster, placement=record.placement, reason=decision.why)
+        placed = replace(placed, leaving=leaving)
+    elif record.leaving is None or record.turned:
+        placed = replace(placed, status=None)  # nothing serves any more of which that could be said
+    state.slots.put(slot_key(decision.slot), placed)
 
 
 def _withdraw(state: RootState, decision: Withdraw) -> None:
@@ -125,6 +120,8 @@ def _without(record: SlotRecord, decision: Withdraw) -> SlotRecord:
     status = None if about_it and record.wanted else record.status
     if record.leaving is not None and record.leaving_placed == decision.placed:
         return replace(record, leaving=None, status=status)
+    if record.aside is not None and record.aside_placed == decision.placed:
+        return replace(record, aside=None)
     if record.placement == decision.placed.placement:
         return replace(record, cluster=None, status=status, reason=decision.reason, verdicts=())
     return record

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from oakestra.model.ids import ServiceId
-from oakestra.model.instance import InstanceStatus, Phase, Slot
+from oakestra.model.instance import InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import UpdateOrder
 from oakestra.root.decisions import Withdraw
-from oakestra.root.observe import Observed
+from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.state import Availability, SlotRecord
 from oakestra.scheduling.lingering import LINGER_S
 from oakestra.scheduling.liveness import Liveness
@@ -39,9 +39,19 @@ def _why_end(observed: Observed, record: SlotRecord) -> str:
     if record.leaving_placed in cluster.refusals:
         return cluster.refusals[record.leaving_placed]
     lingered_s = observed.now_s - observed.turned_since_s.get(record.slot, observed.now_s)
-    if record.turned and record.is_ready and lingered_s >= LINGER_S:
+    if record.turned and record.is_ready and lingered_s >= LINGER_S and _knows(observed, record):
         return f"its successor is ready: {record.leaving.reason}"
     return ""
+
+
+def _knows(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether the cluster of what follows knows that it does: one that takes something back may not, yet."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    return (
+        cluster is not None
+        and cluster.applied.epoch == observed.epoch
+        and cluster.applied.generation >= record.since_generation
+    )
 
 
 def still_serving(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
@@ -59,12 +69,26 @@ def still_serving(observed: Observed, record: SlotRecord) -> InstanceStatus | No
 
 
 def still_held(observed: Observed) -> set[Slot]:
-    """Return the slots of which a live cluster still holds a placement that must go."""
+    """Return the slots without a place of which a live cluster still holds a placement that must go, and may see it go."""
     return {
         placed.slot
         for placed, withdrawal in observed.withdrawals.items()
-        if (cluster := observed.clusters.get(withdrawal.cluster)) and cluster.liveness is Liveness.LIVE
+        if (record := observed.slots.get(placed.slot))
+        and record.cluster is None
+        and (cluster := observed.clusters.get(withdrawal.cluster))
+        and cluster.liveness is Liveness.LIVE
+        and not (_may_be_replaced(observed, placed.slot) and _is_on_lost_worker(cluster, placed))
     }
+
+
+def _may_be_replaced(observed: Observed, slot: Slot) -> bool:
+    service = observed.services.get(slot.service)
+    return service is not None and service.spec.disconnect.replace
+
+
+def _is_on_lost_worker(cluster: ClusterSeen, placed: Placement) -> bool:
+    worker = cluster.worker_with(placed)
+    return worker is not None and worker.liveness == Liveness.LOST.value
 
 
 def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]:

@@ -49,6 +49,11 @@ class ClusterSeen:
     def room(self) -> Room:
         return (self.aggregates, *((worker.id, worker.live, worker.instances) for worker in self.workers))
 
+    def worker_with(self, placed: Placement) -> WorkerSummary | None:
+        """Return the worker that has a placement, as far as its cluster said."""
+        status = self.statuses.get(placed)
+        return next((one for one in self.workers if status is not None and one.id == status.worker), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:

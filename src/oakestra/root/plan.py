@@ -21,12 +21,15 @@ from oakestra.root.decisions import (
     Move,
     Note,
     Place,
+    SetAside,
+    TakeBack,
     Unplaceable,
     Withdraw,
 )
 from oakestra.root.moves import departures, drained, on_their_way, still_held, still_serving
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.rebuild.plan import TakeOver, claims
+from oakestra.root.reconcile.plan import is_set_aside, returned
 from oakestra.root.rollout import rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
 from oakestra.scheduling.liveness import Liveness
@@ -38,6 +41,9 @@ from oakestra.wire.native import Aggregate
 CLUSTER_GRACE_S = 60.0
 """A lost cluster's instances are placed elsewhere after so much silence, unless the SLA says otherwise: they may well go
 on there, and the link may come back."""
+
+_Change = Note | Withdraw | SetAside | TakeBack | Place | Move | Unplaceable
+"""What becomes of one slot."""
 
 
 def plan(observed: Observed) -> tuple[Decision, ...]:
@@ -65,11 +71,15 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
     )
 
 
-def _changes(observed: Observed, ledger: _Ledger) -> Iterator[Note | Withdraw | Place | Move | Unplaceable]:
+def _changes(observed: Observed, ledger: _Ledger) -> Iterator[_Change]:
     yield from _notes(observed)
     yield from departures(observed)
     yield from _unwanted(observed)
-    yield from _placements(observed, ledger)
+    back = tuple(returned(observed, ledger.candidates))
+    yield from back
+    yield from _placements(
+        observed, ledger, besides={decision.slot for decision in back if isinstance(decision, TakeBack)}
+    )
 
 
 def _enlargements(observed: Observed) -> Iterator[Enlarge]:
@@ -81,7 +91,7 @@ def _enlargements(observed: Observed) -> Iterator[Enlarge]:
             yield Enlarge(cluster=id, subnet_count=count)
 
 
-def _slot_of(decision: Note | Withdraw | Place | Move | Unplaceable) -> Slot:
+def _slot_of(decision: _Change) -> Slot:
     return decision.placed.slot if isinstance(decision, Withdraw) else decision.slot
 
 
@@ -197,6 +207,8 @@ class _Ledger:
         record = self._observed.slots[slot]
         if record.leaving is not None and record.leaving.cluster == cluster:
             return "its earlier placement is on its way out of there"
+        if record.aside is not None and record.aside.cluster == cluster:
+            return "has an earlier placement of it, which may be taken back"
         refused = self._observed.refused.get((slot, cluster))
         return refused.reason if refused else ""
 
@@ -239,12 +251,14 @@ def _unusable(cluster: ClusterSeen) -> str:
     return ""
 
 
-def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Move | Unplaceable | Withdraw]:
+def _placements(
+    observed: Observed, ledger: _Ledger, *, besides: set[Slot]
+) -> Iterator[Place | Move | Unplaceable | Withdraw | SetAside]:
     withdrawn = still_held(observed)
     moving = on_their_way(observed, withdrawn)
     for slot, record in sorted(observed.slots.items()):
         service = observed.services.get(slot.service)
-        if service is None or not record.wanted:
+        if service is None or not record.wanted or slot in besides:
             continue
         why = _why_move(observed, record, service.spec)
         asked = "" if why else drained(observed, record)
@@ -269,18 +283,20 @@ def _placements(observed: Observed, ledger: _Ledger) -> Iterator[Place | Move | 
             yield Move(
                 slot=slot,
                 cluster=cluster,
-                placement=record.placement + 1,
+                placement=record.last_placement + 1,
                 reason=f"{verdict.name}: {verdict.reason} ({asked})",
                 why=asked,
                 verdicts=verdict.verdicts,
             )
             continue
-        if record.cluster is not None:
+        if record.cluster is not None and is_set_aside(observed, record, service.spec):
+            yield SetAside(slot=slot, cluster=record.cluster, reason=why)
+        elif record.cluster is not None:
             yield Withdraw(placed=record.placed, cluster=record.cluster, reason=why or asked)
         yield Place(
             slot=slot,
             cluster=cluster,
-            placement=record.placement + 1,
+            placement=record.last_placement + 1,
             reason=f"{verdict.name}: {verdict.reason}",
             verdicts=verdict.verdicts,
         )
@@ -314,7 +330,7 @@ def _tombstones(
     finished = {
         slot
         for slot, record in observed.slots.items()
-        if not record.wanted and not record.placements and slot not in waiting
+        if not record.wanted and not record.rightful and slot not in waiting
     }
     for slot in sorted(finished):
         yield ForgetSlot(slot=slot)

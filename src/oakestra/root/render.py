@@ -39,7 +39,7 @@ def cluster_assignments(observed: Observed) -> dict[ClusterId, ClusterAssignment
     held: defaultdict[ClusterId, list[AssignedSlot]] = defaultdict(list)
     for _, record in sorted(observed.slots.items()):
         if record.slot.service in observed.services:
-            for cluster, placed in record.placements:
+            for cluster, placed in record.rightful:
                 held[cluster].append(_assigned(observed, record, placed))
     withdrawn: defaultdict[ClusterId, list[Placement]] = defaultdict(list)
     for placed, withdrawal in sorted(observed.withdrawals.items()):
@@ -80,7 +80,8 @@ def _assignment(
 def _assigned(observed: Observed, record: SlotRecord, placed: Placement) -> AssignedSlot:
     once = not observed.services[record.slot.service].spec.disconnect.replace
     seen_on = record.status.worker if once and record.status is not None else WorkerId("")
-    turned = record.turned and placed != record.placed
+    elsewhere = record.aside is not None and placed == record.aside_placed
+    turned = elsewhere or (record.turned and placed != record.placed)
     return AssignedSlot(placed=placed, address=record.address, seen_on=seen_on, turned=turned)
 
 
@@ -140,14 +141,13 @@ def _present(
     cluster, serving = record.serving
     if cluster is not None and record.status is not None:
         yield from _placed(record, cluster, record.status, serves=_serves(observed, record, cluster))
-    for holder, placed in record.placements:
+    for holder, placed in record.rightful:
         seen = observed.clusters.get(holder)
         status = seen.statuses.get(placed) if seen is not None else None
         if placed != serving and status is not None:
             yield from _placed(record, holder, status, serves=False)
-    rightful = {(holder, placed) for holder, placed in record.placements}
     for holder, status in successors:
-        if (holder, status.key.placed) in rightful:
+        if (holder, status.key.placed) in record.rightful:
             yield from _placed(record, holder, status, serves=False)
 
 

@@ -131,6 +131,20 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A placement in a lost cluster that was replaced, and may be taken back."""
+
+    cluster: ClusterId
+    placement: int
+    since_generation: int
+    """The first generation of that cluster's assignment that says so: what applied it was heard after its return."""
+    revision: int
+    attempt: int = 0
+    """When it was seen last, as `restart`; 0: it never was."""
+    restart: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRecord:
     """One copy of a service that somebody wants, or wanted."""
 
@@ -141,12 +155,16 @@ class SlotRecord:
     requested_wall_s: float = 0.0
     placement: int = 0
     """Number of the current placement; 0 before the first."""
+    highest_placement: int = 0
+    """The highest number that a placement had when one with a lower number was taken back; 0: none ever was."""
     cluster: ClusterId | None = None
     """Where it is placed; None: nowhere (yet)."""
     since_generation: int = 0
     """The first generation of that cluster's assignment that says so."""
     leaving: Leaving | None = None
-    """An earlier placement that serves until the current one is ready, and a little longer."""
+    """Another placement that serves until the current one is ready, and a little longer."""
+    aside: Aside | None = None
+    """An earlier placement that was replaced because its cluster was lost, and may be taken back."""
     reason: str = ""
     """Why it is where it is, or why it is nowhere."""
     verdicts: tuple[CandidateVerdict, ...] = ()
@@ -167,11 +185,28 @@ class SlotRecord:
         return Placement(*self.slot, self.leaving.placement)
 
     @property
+    def last_placement(self) -> int:
+        """The highest number that a placement was given."""
+        return max(self.placement, self.highest_placement)
+
+    @property
+    def aside_placed(self) -> Placement:
+        """The placement that may be taken back."""
+        assert self.aside is not None, "asked only while something is set aside"
+        return Placement(*self.slot, self.aside.placement)
+
+    @property
     def placements(self) -> tuple[tuple[ClusterId, Placement], ...]:
-        """Every placement that has a right to be there, and where."""
+        """Every placement that serves, or is to, and where."""
         current = ((self.cluster, self.placed),) if self.cluster is not None else ()
         leaving = ((self.leaving.cluster, self.leaving_placed),) if self.leaving is not None else ()
         return (*current, *leaving)
+
+    @property
+    def rightful(self) -> tuple[tuple[ClusterId, Placement], ...]:
+        """Every placement that has a right to be there, and where."""
+        aside = ((self.aside.cluster, self.aside_placed),) if self.aside is not None else ()
+        return (*self.placements, *aside)
 
     @property
     def is_ready(self) -> bool:
@@ -179,7 +214,7 @@ class SlotRecord:
 
     @property
     def turned(self) -> bool:
-        """Its successor serves already; the earlier placement only waits for everybody to know."""
+        """What follows it serves already; the placement that leaves only waits for everybody to know."""
         return (
             self.leaving is not None
             and self.status is not None

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ClusterId
 from oakestra.model.instance import Placement, Slot
-from oakestra.root.decisions import Decision, Forget, ForgetSlot, Move, Place, Unplaceable, Withdraw
+from oakestra.root.decisions import (
+    Decision,
+    Forget,
+    ForgetSlot,
+    Move,
+    Place,
+    SetAside,
+    TakeBack,
+    Unplaceable,
+    Withdraw,
+)
 from oakestra.root.observe import Observed
 from oakestra.root.rebuild.plan import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
@@ -28,11 +38,8 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
             case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
                 yield from _requested(slot, observed)
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
-            case TakeOver(placed=placed, cluster=cluster):
-                reason = "taken over: root lost the records that put it there"
-                yield _about(
-                    placed.slot, EventKind.ADOPTED, reason, _name(observed, cluster), placed.placement
-                )
+            case SetAside() | TakeBack() | TakeOver():
+                yield _of_what_runs(decision, observed)
             case Withdraw() | Decline():
                 placed, cluster, reason = decision.placed, decision.cluster, decision.reason
                 name = _name(observed, cluster)
@@ -69,6 +76,20 @@ def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:
             service=slot.service,
             slot=slot.number,
         )
+
+
+def _of_what_runs(decision: SetAside | TakeBack | TakeOver, observed: Observed) -> Event:
+    """Return what is told of a placement that goes on, or may, although root's records had or have it elsewhere."""
+    match decision:
+        case SetAside(slot=slot, cluster=cluster, reason=reason):
+            placement = observed.slots[slot].placement
+            return _about(slot, EventKind.SET_ASIDE, reason, _name(observed, cluster), placement)
+        case TakeBack(slot=slot, cluster=cluster, status=status, reason=reason):
+            return _about(slot, EventKind.ADOPTED, reason, _name(observed, cluster), status.key.placement)
+        case TakeOver(placed=placed, cluster=cluster):
+            reason = "taken over: root lost the records that put it there"
+            name = _name(observed, cluster)
+            return _about(placed.slot, EventKind.ADOPTED, reason, name, placed.placement)
 
 
 def _gone(placed: Placement, observed: Observed) -> Event:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
+from oakestra.model.service import Reconcile, ServiceSpec
 from oakestra.simulation.checkers import spec_of, unsettled
 from oakestra.simulation.world import World
 
@@ -32,9 +33,9 @@ async def _unnoticed(
     await asyncio.sleep(QUIET_S)
     what = happen.__name__.strip("_").replace("_", " ")
     after = _processes(world)
-    for place in sorted(before.keys() | after.keys()):
-        if before.get(place) != after.get(place):
-            world.complain(f"{what} changed {place}: {before.get(place)} became {after.get(place)}")
+    for place, process in sorted(before.items()):  # what waited for room may get some that others leave
+        if process != after.get(place):
+            world.complain(f"{what} changed {place}: {process} became {after.get(place)}")
     for sentence in unsettled(world):
         world.complain(f"not settled after {what}: {sentence}")
 
@@ -108,14 +109,25 @@ _QUIETLY = (
     _loss_of_a_clusters_store,
     _loss_of_a_workers_state,
     _cut_of_a_cluster_from_root,
+    _cut_of_a_cluster_from_root,
     _cut_of_a_worker_for_a_moment,
 )
+"""One that is there twice is twice as likely."""
+_RETURNING = (Reconcile.KEEP_ORIGINAL, Reconcile.LONGEST_RUNNING)
+"""What nothing happens to while it is away is taken back."""
 
 
 def _processes(world: World) -> dict[tuple[str, int], int]:
-    """Return the process of every instance whose SLA does not ask for less patience than everybody has."""
+    """Return the process of every instance that nobody may replace for good."""
     return {
         (worker.name, seen.number): seen.pid
         for worker, seen in world.containers()
-        if (policy := spec_of(seen).disconnect).lost_after_s is None and policy.stop_after_s is None
+        if _is_patient(spec_of(seen))
     }
+
+
+def _is_patient(spec: ServiceSpec) -> bool:
+    """Tell whether a service asks for no less patience than everybody has, or wants its instances back as they were."""
+    policy = spec.disconnect
+    returns = policy.reconcile in _RETURNING and not spec.one_shot
+    return policy.stop_after_s is None and (policy.lost_after_s is None or returns)

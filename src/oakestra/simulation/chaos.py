@@ -18,6 +18,8 @@ from oakestra.store.fake import Disk
 T = TypeVar("T")
 
 CLOCK_JUMP_MAX_S = 7200.0
+SITE_CUT_S = (20.0, 100.0)
+"""Root gives a silent cluster up after 15 s, and replaces what it has 20 or 60 s after its last sign of life."""
 
 
 class Chaos:
@@ -69,6 +71,8 @@ class Chaos:
                 await self._reboot(self._a_worker())
             case Event.CUT:
                 self._cut(*self._any(self._world.links()))
+            case Event.SITE_CUT:
+                self._cut_site(self._any(list(self._world.clusters.values())))
             case Event.ONE_WAY:
                 self._cut_one_way(*self._any(self._world.links()))
             case Event.DISK_FULL:
@@ -125,6 +129,11 @@ class Chaos:
     def _cut(self, below: Host, above: Host) -> None:
         self._world.cut(below, above)
         self._undo_later(lambda: self._mended(below, above))
+
+    def _cut_site(self, cluster: ClusterHost) -> None:
+        root = self._world.root
+        self._world.cut(cluster, root)
+        self._undo_later(lambda: self._mended(cluster, root), after_s=self._random.uniform(*SITE_CUT_S))
 
     def _cut_one_way(self, below: Host, above: Host) -> None:
         sender, receiver = (below, above) if self._random.random() < 0.5 else (above, below)  # noqa: PLR2004 - a coin
@@ -213,11 +222,11 @@ class Chaos:
     def _any(self, choices: Sequence[T]) -> T:
         return self._random.choice(choices)
 
-    def _undo_later(self, undo: Callable[[], Awaitable[None]]) -> None:
-        after_s = self._random.expovariate(1 / self._faults.lasting_s)
+    def _undo_later(self, undo: Callable[[], Awaitable[None]], *, after_s: float | None = None) -> None:
+        lasting_s = self._random.expovariate(1 / self._faults.lasting_s) if after_s is None else after_s
 
         async def later() -> None:
-            await asyncio.sleep(after_s)
+            await asyncio.sleep(lasting_s)
             del self._undoing[task]
             await undo()
 

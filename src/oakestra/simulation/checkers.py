@@ -161,6 +161,8 @@ class Watch:
             self._orders.clear()
         for record in durable(self._world)[1]:
             before = self._orders.get(record.slot, ())
+            if before and record.placement < before[0] <= record.last_placement:
+                before = ()  # an earlier placement was taken back
             if record.status is None:
                 if record.cluster is not None and before[:2] == (record.placement, record.placement):
                     yield f"root forgot how {record.slot} is"
@@ -244,12 +246,17 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
         return _leaving(world, record) or ""
     if not record.reason:
         return f"{record.slot} waits without a reason"
+    stays = _leaving(world, record)
     fits = [
         worker.name
         for worker in world.workers.values()
-        if worker.reachable and _is_open(worker) and _fits(world, worker, spec)
+        if worker.reachable
+        and _is_open(worker)
+        and _fits(world, worker, spec)
+        # what leaves a worker goes nowhere but to others of its cluster
+        and (stays is None or stays[0].cluster is not cluster or worker.cluster is cluster)
     ]
-    if not fits and (stays := _leaving(world, record)) is not None:
+    if not fits and stays is not None:
         return stays
     if fits:
         return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"

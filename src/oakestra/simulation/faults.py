@@ -16,6 +16,8 @@ class Event(Enum):
     """A worker's machine loses power and boots again later."""
     CUT = "cut"
     """Nothing passes between two tiers."""
+    SITE_CUT = "site cut"
+    """Nothing passes between a cluster and root, for long enough that what it has may be replaced elsewhere."""
     ONE_WAY = "one way"
     """Nothing passes from one tier to another, but everything back."""
     DISK_FULL = "disk full"

@@ -50,6 +50,8 @@ class User:
         self._say = say
         self._applications = 0
         self._doubtful_names: set[str] = set()
+        self._reconciles = random.random() < 0.2  # noqa: PLR2004 - a few
+        """Nearly all services of this user have soon a replacement, and a word about which of the two stays."""
 
     async def act(self) -> None:
         """Do something that users do."""
@@ -230,19 +232,27 @@ class User:
             service["one_shot"] = True
         if random.random() < 0.1:  # noqa: PLR2004
             service["arch"] = ["arm64"]
-        if random.random() < 0.2:  # noqa: PLR2004
-            service["disconnect"] = random.choice(
-                [
-                    {"replace": False},
-                    {"lost_after_s": 20},
-                    {"reconcile": random.choice(["keep_original", "longest_running", "best_score"])},
-                    {"stop_after_s": 40},
-                    {"stop_after_s": 30, "lost_after_s": 30},
-                ]
-            )
+        if random.random() < (0.9 if self._reconciles else 0.2):
+            service["disconnect"] = self._disconnect()
         if random.random() < 0.2:  # noqa: PLR2004
             service["update_policy"] = {
                 "order": random.choice(["start_first", "stop_first"]),
                 "parallel": random.randint(1, 3),
             }
         return service
+
+    def _disconnect(self) -> dict[str, Any]:
+        """Return what becomes of a service's instances that are out of reach."""
+        random = self._random
+        reconcile = {"reconcile": random.choice(["keep_original", "longest_running", "best_score"])}
+        if self._reconciles:
+            return reconcile | {"lost_after_s": random.choice([5, 20])}
+        return random.choice(
+            [
+                {"replace": False},
+                {"lost_after_s": 20},
+                reconcile,
+                {"stop_after_s": 40},
+                {"stop_after_s": 30, "lost_after_s": 30},
+            ]
+        )

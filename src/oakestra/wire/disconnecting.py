@@ -31,7 +31,7 @@ DISCONNECT = closed(
         "replace": described(flag, "Whether it is replaced at all while it is out of reach."),
         "reconcile": described(
             one_of([policy.value for policy in Reconcile]),
-            "Which one stays when a lost worker returns with the one that was replaced.",
+            "Which one stays when a lost worker or cluster returns with the one that was replaced.",
         ),
         "stop_after_s": described(
             seconds(STOP_AFTER_S), "Stopped on its own side when its cluster has been silent for so long."

@@ -153,6 +153,21 @@ def test_the_original_is_kept_where_nothing_replaced_it() -> None:
     assert (before, len(town.runs[home]), record.continues) == (1, 1, 1)
 
 
+def test_the_original_is_kept_where_there_is_room_for_nothing_else() -> None:
+    """What is set aside takes the room that its replacement waits for."""
+    town = Town()
+    home = town.worker(0, 100)
+    town.want(service(disconnect=DisconnectPolicy(reconcile=Reconcile.BEST_SCORE)), 1)
+    town.rest()
+    town.away.add(home)
+    later(town, LOST_S)
+    town.away.clear()
+    town.rest()
+    assert town.revisions() == {0: 1}
+    (record,) = town.state.slots.values()
+    assert (record.aside, record.worker) == (None, home)
+
+
 def test_a_worker_that_is_removed_takes_its_claim_along() -> None:
     town, home = cut_off(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
     later(town, LOST_S)
@@ -161,3 +176,20 @@ def test_a_worker_that_is_removed_takes_its_claim_along() -> None:
     town.rest()
     (record,) = town.state.slots.values()
     assert (record.aside, record.attempt) == (None, 2)
+
+
+def test_a_replacement_on_a_lost_worker_is_of_no_use_to_anybody() -> None:
+    policy = DisconnectPolicy(reconcile=Reconcile.LONGEST_RUNNING, lost_after_s=100.0)
+    town, home = cut_off(policy)
+    later(town, 101.0)
+    (other,) = (worker for worker in town.runs if worker != home)
+    town.away = {home, other}
+    later(town, LOST_S)
+    (record,) = town.state.slots.values()
+    assert record.aside is not None
+    town.restarts[home] += 1
+    town.away = {other}
+    town.say(home)
+    later(town, 1.0)
+    assert town.revisions() == {0: 1}
+    assert town.runs[home]

@@ -8,13 +8,21 @@ from random import Random
 
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Placement, Slot
-from oakestra.model.service import Application, InstanceAddress, ServiceAddresses, ServiceSpec
+from oakestra.model.service import (
+    Application,
+    DisconnectPolicy,
+    InstanceAddress,
+    Reconcile,
+    ServiceAddresses,
+    ServiceSpec,
+)
 from oakestra.root.execute import apply, stamp
 from oakestra.root.observe import observe
 from oakestra.root.plan import plan
 from oakestra.root.rebuild.plan import Decline
 from oakestra.root.render import cluster_assignments
 from oakestra.root.state import (
+    Aside,
     ClusterRecord,
     ClusterView,
     OrganizationRecord,
@@ -143,6 +151,41 @@ def test_an_older_copy_of_the_records_learns_what_came_after_it() -> None:
     assert root.state.services[SERVICE].spec == later
     assert root.assigned(HERE) == ((), (Placement(SERVICE, 0, 1),))
     assert root.state.slots[slot_key(Slot(SERVICE, 0))].address == InstanceAddress(v4="10.30.0.10")
+
+
+def test_what_one_that_was_taken_back_has_replaced_is_not_taken_over() -> None:
+    """Its number is the higher one, and root knows that it was given."""
+    root = Afresh()
+    root.hear(HERE, claim((0, 1)))
+    root.passes()
+    key = slot_key(Slot(SERVICE, 0))
+    root.state.slots.put(key, replace(root.state.slots[key], highest_placement=2))
+    root.hear(THERE, claim((0, 2)))
+    root.passes()
+    assert root.assigned(HERE)[0] == claim((0, 1)).slots
+    assert root.assigned(THERE) == ((), (Placement(SERVICE, 0, 2),))
+
+
+def test_what_is_set_aside_needs_no_claim_and_goes_where_a_later_placement_is_found() -> None:
+    root = Afresh()
+    root.hear(HERE, claim((0, 1)))
+    root.passes()
+    key, revision = slot_key(Slot(SERVICE, 0)), SPEC.revision
+    service = root.state.services[SERVICE]
+    wants_back = replace(SPEC, disconnect=DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
+    root.state.services.put(SERVICE, replace(service, spec=wants_back))
+    aside = Aside(cluster=HERE, placement=1, since_generation=99, revision=revision)
+    root.state.slots.put(
+        key, replace(root.state.slots[key], cluster=THERE, placement=2, aside=aside, status=None)
+    )
+    root.passes()
+    ((held,), withdrawn) = root.assigned(HERE)
+    assert (held.placed, held.turned, withdrawn) == (Placement(SERVICE, 0, 1), True, ())
+    root.hear(HERE)
+    root.hear(THERE, claim((0, 3)))
+    root.passes()
+    assert root.assigned(HERE) == ((), (Placement(SERVICE, 0, 1),))
+    assert (root.state.slots[key].placement, root.state.slots[key].aside) == (3, None)
 
 
 def test_what_users_removed_since_is_not_taken_over_again() -> None:

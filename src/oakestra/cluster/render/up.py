@@ -110,18 +110,8 @@ def _aggregates(candidates: Mapping[WorkerId, WorkerCandidate]) -> Iterator[Aggr
             workers=len(members),
             total=sum((member.total for member in members), Resources()),
             free=sum((member.free for member in members), Resources()),
-            largest_free=_largest([member.free for member in members]),
+            largest_free=Resources.largest([member.free for member in members]),
         )
-
-
-def _largest(pieces: list[Resources]) -> Resources:
-    return Resources(
-        memory_mib=max(piece.memory_mib for piece in pieces),
-        vcpus=max(piece.vcpus for piece in pieces),
-        vgpus=max(piece.vgpus for piece in pieces),
-        vtpus=max(piece.vtpus for piece in pieces),
-        storage_mib=max(piece.storage_mib for piece in pieces),
-    )
 
 
 def _summary(worker: WorkerSeen, candidate: WorkerCandidate) -> WorkerSummary:

@@ -45,6 +45,7 @@ def take_over(state: RootState, claim: TakeOver, *, now_wall_s: float) -> None:
             since_generation=cluster.generation + 1,
             reason=f"{cluster.name} has it from records that root lost",
             leaving=None,
+            aside=None,
             verdicts=(),
             status=None,
             changed_wall_s=now_wall_s,

@@ -87,13 +87,13 @@ def _unheard_of(observed: Observed) -> Iterator[Decline]:
 
 def _is_held(observed: Observed, placed: Placement, cluster: ClusterId) -> bool:
     record = observed.slots.get(placed.slot)
-    return record is not None and (cluster, placed) in record.placements
+    return record is not None and (cluster, placed) in record.rightful
 
 
 def _replaced(observed: Observed, claim: TakeOver) -> Iterator[Decline]:
     """Yield the end of an earlier placement that an older copy of the records still has somewhere."""
     record = observed.slots.get(claim.placed.slot)
-    for cluster, placed in record.placements if record is not None else ():
+    for cluster, placed in record.rightful if record is not None else ():
         yield Decline(placed=placed, cluster=cluster, reason="a later placement was found")
 
 
@@ -104,6 +104,6 @@ def _why_not(observed: Observed, claim: TakeOver) -> str:
         return "its service was deleted"
     if record is not None and not record.wanted:
         return "no longer wanted"
-    if record is not None and record.placement >= claim.placed.placement:
+    if record is not None and record.last_placement >= claim.placed.placement:
         return "a later placement replaced it"
     return ""

@@ -71,6 +71,8 @@ class Narrator:
                 return f"{who} goes to {event.reason}"
             case EventKind.UNPLACEABLE:
                 return f"{who} has to wait: {event.reason}"
+            case EventKind.SET_ASIDE:
+                return f"{who} on {event.subject} is replaced and may come back: {event.reason}"
             case EventKind.WITHDRAWN:
                 return f"{who} must leave {event.subject}: {event.reason}"
             case EventKind.READY:

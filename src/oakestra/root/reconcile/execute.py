@@ -1,0 +1,60 @@
+"""Carry into root's records what becomes of a placement in a lost cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from oakestra.root.decisions import SetAside, TakeBack
+from oakestra.root.state import Aside, Leaving, RootState, slot_key
+
+
+def reconcile(state: RootState, decision: SetAside | TakeBack, *, now_wall_s: float) -> None:
+    """Record that a placement is set aside, or is taken back."""
+    if isinstance(decision, SetAside):
+        _set_aside(state, decision)
+    else:
+        _take_back(state, decision, now_wall_s)
+
+
+def _set_aside(state: RootState, decision: SetAside) -> None:
+    """Keep the slot's placement for its cluster's return; the slot itself has no place then."""
+    record = state.slots[slot_key(decision.slot)]
+    seen = record.status
+    aside = Aside(
+        cluster=decision.cluster,
+        placement=record.placement,
+        since_generation=state.clusters[decision.cluster].generation + 1,
+        revision=seen.revision if seen else state.services[decision.slot.service].spec.revision,
+        attempt=seen.key.attempt if seen else 0,
+        restart=seen.restart if seen else 0,
+    )
+    state.slots.put(
+        slot_key(decision.slot),
+        replace(record, cluster=None, aside=aside, status=None, reason=decision.reason, verdicts=()),
+    )
+
+
+def _take_back(state: RootState, decision: TakeBack, now_wall_s: float) -> None:
+    """Make the placement that was set aside the current one; its replacement leaves once everybody knows."""
+    record = state.slots[slot_key(decision.slot)]
+    assert record.aside is not None, "only what was set aside is taken back"
+    replacement = None
+    if record.cluster is not None:
+        replacement = Leaving(cluster=record.cluster, placement=record.placement, reason=decision.reason)
+    state.slots.put(
+        slot_key(decision.slot),
+        replace(
+            record,
+            cluster=record.aside.cluster,
+            placement=record.aside.placement,
+            highest_placement=record.last_placement,
+            since_generation=state.clusters[record.aside.cluster].generation + 1,
+            leaving=replacement,
+            aside=None,
+            reason=decision.reason,
+            verdicts=(),
+            status=decision.status,
+            status_store=decision.store,
+            changed_wall_s=now_wall_s,
+        ),
+    )

@@ -1,0 +1,153 @@
+"""Decide which of two placements of one slot stays when a lost cluster returns with the one that was replaced. Pure.
+
+The one that was replaced is set aside, not withdrawn, if its service may want it back. It keeps its slot's address, and
+nobody is led to it, until its cluster has said how it is and the service's policy decides. Then it goes, or it goes on
+under the number that it has: it serves at once, and its replacement leaves as whatever has a successor does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from oakestra.model.ids import ClusterId
+from oakestra.model.instance import InstanceStatus, Placement, Slot
+from oakestra.model.service import Reconcile, Resources, ServiceSpec
+from oakestra.root.decisions import TakeBack, Withdraw
+from oakestra.root.observe import ClusterSeen, Observed
+from oakestra.root.state import Aside, Availability, SlotRecord
+from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.placement import Choice, choose_cluster
+from oakestra.scheduling.reconcile import Stays, who_stays
+from oakestra.scheduling.request import ClusterCandidate, Pool, Request
+
+Candidates = Callable[[Slot], Sequence[ClusterCandidate]]
+
+
+def is_set_aside(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
+    """Tell whether a placement that is given up may be wanted back: a lost member has it, and its service says so."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    return (
+        spec.disconnect.reconcile is not Reconcile.KEEP_REPLACEMENT
+        and record.aside is None
+        and record.leaving is None
+        and cluster is not None
+        and cluster.liveness is Liveness.LOST
+    )
+
+
+def returned(observed: Observed, candidates: Candidates) -> Iterator[TakeBack | Withdraw]:
+    """Yield what becomes of every placement that was set aside, once that can be told."""
+    for _, record in sorted(observed.slots.items()):
+        aside = record.aside
+        if aside is None:
+            continue
+        why = _why_never(observed, record, aside)
+        if why:
+            yield Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
+        elif record.leaving is None and _is_known(observed, record, aside):
+            yield _decided(observed, candidates, record, aside)
+
+
+def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
+    cluster = observed.clusters.get(aside.cluster)
+    service = observed.services.get(record.slot.service)
+    if cluster is None:
+        return "its cluster was removed"
+    if not record.wanted or service is None:
+        return "no longer wanted"
+    if service.spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
+        return "its replacement is kept"
+    if not service.spec.covers(aside.revision):
+        return f"updated to revision {service.spec.revision}"
+    if cluster.record.availability is Availability.DRAINING:
+        return f"cluster {cluster.record.name} is drained"
+    return ""
+
+
+def _has_returned(observed: Observed, cluster: ClusterSeen, aside: Aside) -> bool:
+    """Tell whether the last report was made after the cluster's return: before it, nobody told it of this."""
+    return (
+        cluster.liveness is Liveness.LIVE
+        and cluster.complete
+        and cluster.applied.epoch == observed.epoch
+        and cluster.applied.generation >= aside.since_generation
+    )
+
+
+def _is_known(observed: Observed, record: SlotRecord, aside: Aside) -> bool:
+    """Tell whether it is known how a placement is: its cluster returned, and has heard from the worker that has it."""
+    cluster = observed.clusters[aside.cluster]
+    if not _has_returned(observed, cluster, aside):
+        return False
+    worker = cluster.worker_with(record.aside_placed)
+    return worker is None or worker.live or worker.liveness == Liveness.LOST.value
+
+
+def _decided(
+    observed: Observed, candidates: Candidates, record: SlotRecord, aside: Aside
+) -> TakeBack | Withdraw:
+    cluster, spec = observed.clusters[aside.cluster], observed.services[record.slot.service].spec
+    original = cluster.statuses.get(record.aside_placed)
+    stays, why = who_stays(
+        spec.disconnect.reconcile,
+        original,
+        _replacement(observed, record),
+        undisturbed=original is not None
+        and (original.key.attempt, original.restart) == (aside.attempt, aside.restart),
+        scores_better=lambda: _scores_better(observed, candidates(record.slot), record, spec),
+    )
+    if stays is Stays.ORIGINAL and original is not None:
+        reason = f"{cluster.record.name} is back: {why}"
+        return TakeBack(
+            slot=record.slot, cluster=aside.cluster, status=original, store=cluster.store, reason=reason
+        )
+    return Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
+
+
+def _replacement(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    """Return how the replacement is; in a cluster that is lost it is of no use to anybody."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    if cluster is None or cluster.liveness is Liveness.LOST:
+        return None
+    return cluster.statuses.get(record.placed)
+
+
+def _scores_better(
+    observed: Observed, candidates: Sequence[ClusterCandidate], record: SlotRecord, spec: ServiceSpec
+) -> bool:
+    """Tell whether the original's cluster would be chosen, if neither of the two were there."""
+    assert record.aside is not None, "asked only of what was set aside"
+    there = dict(record.rightful)
+    freed = [
+        replace(
+            candidate,
+            pools=_freed(observed.clusters[holder], candidate.pools, there[holder], spec.resources),
+            siblings=candidate.siblings - (holder == record.cluster),
+            refused="",
+        )
+        for candidate in candidates
+        if (holder := ClusterId(candidate.id)) in there
+    ]
+    verdict = choose_cluster(Request.of(spec), freed)
+    return isinstance(verdict, Choice) and verdict.id == record.aside.cluster
+
+
+def _freed(
+    cluster: ClusterSeen, pools: Sequence[Pool], placed: Placement, taken: Resources
+) -> tuple[Pool, ...]:
+    """Return what a cluster offers once an instance that is there is gone."""
+    worker = cluster.worker_with(placed)
+    if worker is None:
+        return tuple(pools)
+    return tuple(
+        replace(
+            pool,
+            free=pool.free + taken,
+            largest_free=Resources.largest((pool.largest_free, worker.free + taken)),
+        )
+        if pool.architecture == worker.capacity.architecture
+        and pool.virtualization in worker.capacity.virtualizations
+        else pool
+        for pool in pools
+    )
