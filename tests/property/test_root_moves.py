@@ -11,6 +11,7 @@ from country import Country
 from oakestra.model.ids import ClusterId
 from oakestra.model.service import DisconnectPolicy, UpdateOrder, UpdatePolicy
 from oakestra.root.state import Availability
+from oakestra.scheduling.liveness import Liveness
 
 STEPS = 120
 
@@ -140,3 +141,45 @@ def test_what_must_never_run_twice_waits_for_its_machine_to_return() -> None:
     for _ in range(20):
         country.step()
     assert country.at() == {second: 1}
+
+
+def test_a_cluster_that_is_cut_off_while_it_is_drained_keeps_what_nobody_else_has_room_for() -> None:
+    """A moment without a link is no reason to end what serves and has no successor: the usual patience counts."""
+    country, first, second = about_to_move(2)
+    country.full.add(second)
+    country.set(second, Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    for _ in range(STEPS):
+        country.step()
+    country.cut.add(first)
+    country.pass_time(40)
+    assert country.seen().clusters[first].liveness is Liveness.LOST
+    assert not country.state.withdrawals
+    country.cut.clear()
+    country.pass_time(20)
+    assert (country.at(), country.serving()) == ({first: 2}, 2)
+
+
+def test_a_drain_that_is_called_off_leaves_things_where_they_are() -> None:
+    """Method: the successor never gets ready, and its cluster is lost for good; then the drain is called off."""
+    country, first, second = about_to_move(2)
+    country.broken.add(second)
+    country.set(second, Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    for _ in range(STEPS):
+        country.step()
+    assert country.moving() == 1
+    before = {id: set(runs) for id, runs in country.runs.items()}
+    country.cut.add(second)
+    country.set(first, Availability.CORDONED)
+    for _ in range(STEPS):
+        country.step()
+        assert country.serving() == 2
+    assert (country.moving(), country.runs[first]) == (0, before[first])
+    country.cut.clear()
+    country.broken.clear()
+    country.pass_time(30)
+    assert not country.runs[second]
+    assert not country.state.withdrawals
+    assert country.at() == {first: 2}
+    assert {record.last_placement for record in country.state.slots.values()} == {1, 2}

@@ -64,10 +64,11 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeBack:
-    """A placement that was set aside goes on as the current one, in place of its replacement."""
+    """A placement that was set aside, or was to leave, goes on as the current one."""
 
     slot: Slot
     cluster: ClusterId
+    placement: int
     status: InstanceStatus
     """How it is: it is ready, so everybody is led to it from now on."""
     store: int

@@ -12,12 +12,25 @@ from dataclasses import replace
 
 from oakestra.model.ids import ServiceId
 from oakestra.model.instance import InstanceStatus, Phase, Placement, Slot
-from oakestra.model.service import UpdateOrder
+from oakestra.model.service import ServiceSpec, UpdateOrder
 from oakestra.root.decisions import Withdraw
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.state import Availability, SlotRecord
 from oakestra.scheduling.lingering import LINGER_S
 from oakestra.scheduling.liveness import Liveness
+
+CLUSTER_GRACE_S = 60.0
+"""A lost cluster's instances are placed elsewhere after so much silence, unless the SLA says otherwise: they may well go
+on there, and the link may come back."""
+
+
+def given_up(cluster: ClusterSeen, spec: ServiceSpec) -> str:
+    """Say that a lost cluster has been silent for longer than a service's instances wait there; nothing before that."""
+    policy = spec.disconnect
+    grace_s = CLUSTER_GRACE_S if policy.lost_after_s is None else policy.lost_after_s
+    if policy.replace and cluster.silent_s >= grace_s:
+        return f"cluster {cluster.record.name} is lost, silent for {cluster.silent_s:.0f} s"
+    return ""
 
 
 def departures(observed: Observed) -> Iterator[Withdraw]:
@@ -35,13 +48,22 @@ def _why_end(observed: Observed, record: SlotRecord) -> str:
     if not record.wanted:
         return "no longer wanted"
     if cluster.liveness is Liveness.LOST:
-        return f"cluster {cluster.record.name} is lost"
+        return (
+            "its successor is ready"
+            if record.turned and record.is_ready
+            else _given_up(observed, record, cluster)
+        )
     if record.leaving_placed in cluster.refusals:
         return cluster.refusals[record.leaving_placed]
     lingered_s = observed.now_s - observed.turned_since_s.get(record.slot, observed.now_s)
     if record.turned and record.is_ready and lingered_s >= LINGER_S and _knows(observed, record):
         return f"its successor is ready: {record.leaving.reason}"
     return ""
+
+
+def _given_up(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> str:
+    service = observed.services.get(record.slot.service)
+    return given_up(cluster, service.spec) if service is not None else "its service is gone"
 
 
 def _knows(observed: Observed, record: SlotRecord) -> bool:
@@ -106,7 +128,7 @@ def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]
         # with verdicts it only waits for room: counting that would let nothing else of its service ever move
         waits = record.cluster is None and slot not in withdrawn and bool(record.verdicts)
         away = not waits if record.cluster is None else _starts(observed, record)
-        if record.leaving is not None or (stops_first and away):
+        if _leaves(observed, record) or (stops_first and away):
             counted[slot.service] += 1
     return counted
 
@@ -118,6 +140,12 @@ def drained(observed: Observed, record: SlotRecord) -> str:
     if cluster is None or not draining or record.turned:
         return ""
     return f"cluster {cluster.record.name} is drained"
+
+
+def _leaves(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether a slot is on its way out of a cluster; out of one that is lost, it waits rather than moves."""
+    cluster = observed.clusters.get(record.leaving.cluster) if record.leaving is not None else None
+    return cluster is not None and cluster.liveness is not Liveness.LOST
 
 
 def _starts(observed: Observed, record: SlotRecord) -> bool:

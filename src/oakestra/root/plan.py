@@ -26,10 +26,10 @@ from oakestra.root.decisions import (
     Unplaceable,
     Withdraw,
 )
-from oakestra.root.moves import departures, drained, on_their_way, still_held, still_serving
+from oakestra.root.moves import departures, drained, given_up, on_their_way, still_held, still_serving
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.rebuild.plan import TakeOver, claims
-from oakestra.root.reconcile.plan import is_set_aside, returned
+from oakestra.root.reconcile.plan import called_off, is_set_aside, returned
 from oakestra.root.rollout import rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
 from oakestra.scheduling.liveness import Liveness
@@ -37,10 +37,6 @@ from oakestra.scheduling.placement import Choice, choose_cluster
 from oakestra.scheduling.remedies import cluster_remedy
 from oakestra.scheduling.request import ClusterCandidate, Pool, Request
 from oakestra.wire.native import Aggregate
-
-CLUSTER_GRACE_S = 60.0
-"""A lost cluster's instances are placed elsewhere after so much silence, unless the SLA says otherwise: they may well go
-on there, and the link may come back."""
 
 _Change = Note | Withdraw | SetAside | TakeBack | Place | Move | Unplaceable
 """What becomes of one slot."""
@@ -75,7 +71,7 @@ def _changes(observed: Observed, ledger: _Ledger) -> Iterator[_Change]:
     yield from _notes(observed)
     yield from departures(observed)
     yield from _unwanted(observed)
-    back = tuple(returned(observed, ledger.candidates))
+    back = (*returned(observed, ledger.candidates), *called_off(observed))
     yield from back
     yield from _placements(
         observed, ledger, besides={decision.slot for decision in back if isinstance(decision, TakeBack)}
@@ -316,11 +312,7 @@ def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> str:
         return "its cluster was removed"
     if cluster.liveness is not Liveness.LOST:
         return cluster.refusals.get(record.placed, "")
-    policy = spec.disconnect
-    grace_s = CLUSTER_GRACE_S if policy.lost_after_s is None else policy.lost_after_s
-    if policy.replace and cluster.silent_s >= grace_s:
-        return f"cluster {cluster.record.name} is lost, silent for {cluster.silent_s:.0f} s"
-    return ""
+    return given_up(cluster, spec)
 
 
 def _tombstones(

@@ -22,8 +22,9 @@ from oakestra.root import story
 from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
+from oakestra.root.moves import CLUSTER_GRACE_S
 from oakestra.root.observe import Observed, observe, only_time_passed
-from oakestra.root.plan import CLUSTER_GRACE_S, plan, remedies
+from oakestra.root.plan import plan, remedies
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState

@@ -35,9 +35,9 @@ def _set_aside(state: RootState, decision: SetAside) -> None:
 
 
 def _take_back(state: RootState, decision: TakeBack, now_wall_s: float) -> None:
-    """Make the placement that was set aside the current one; its replacement leaves once everybody knows."""
+    """Make an earlier placement the current one; its replacement leaves once everybody knows."""
     record = state.slots[slot_key(decision.slot)]
-    assert record.aside is not None, "only what was set aside is taken back"
+    was_aside = record.aside is not None and record.aside.placement == decision.placement
     replacement = None
     if record.cluster is not None:
         replacement = Leaving(cluster=record.cluster, placement=record.placement, reason=decision.reason)
@@ -45,12 +45,13 @@ def _take_back(state: RootState, decision: TakeBack, now_wall_s: float) -> None:
         slot_key(decision.slot),
         replace(
             record,
-            cluster=record.aside.cluster,
-            placement=record.aside.placement,
+            cluster=decision.cluster,
+            placement=decision.placement,
             highest_placement=record.last_placement,
-            since_generation=state.clusters[record.aside.cluster].generation + 1,
+            # to its cluster, what was to leave is what it always was
+            since_generation=state.clusters[decision.cluster].generation + was_aside,
             leaving=replacement,
-            aside=None,
+            aside=None if was_aside else record.aside,
             reason=decision.reason,
             verdicts=(),
             status=decision.status,

@@ -3,6 +3,7 @@
 The one that was replaced is set aside, not withdrawn, if its service may want it back. It keeps its slot's address, and
 nobody is led to it, until its cluster has said how it is and the service's policy decides. Then it goes, or it goes on
 under the number that it has: it serves at once, and its replacement leaves as whatever has a successor does.
+What was to leave a drained cluster stays, too, if the cluster is drained no longer before a successor serves.
 """
 
 from __future__ import annotations
@@ -47,6 +48,43 @@ def returned(observed: Observed, candidates: Candidates) -> Iterator[TakeBack | 
             yield Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
         elif record.leaving is None and _is_known(observed, record, aside):
             yield _decided(observed, candidates, record, aside)
+
+
+def called_off(observed: Observed) -> Iterator[Withdraw | TakeBack]:
+    """Yield what need not leave any more: its cluster is drained no longer, and no successor serves yet."""
+    for _, record in sorted(observed.slots.items()):
+        cluster = observed.clusters.get(record.leaving.cluster) if record.leaving is not None else None
+        if record.leaving is None or cluster is None or not _may_stay(observed, record, cluster):
+            continue
+        reason = f"cluster {cluster.record.name} is not drained any more"
+        if record.cluster is not None:
+            yield Withdraw(placed=record.placed, cluster=record.cluster, reason=reason)
+        yield TakeBack(
+            slot=record.slot,
+            cluster=record.leaving.cluster,
+            placement=record.leaving.placement,
+            status=cluster.statuses[record.leaving_placed],
+            store=cluster.store,
+            reason=reason,
+        )
+
+
+def _may_stay(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> bool:
+    earlier = cluster.statuses.get(record.leaving_placed)
+    service = observed.services.get(record.slot.service)
+    successor = _replacement(observed, record)
+    return (
+        earlier is not None
+        and earlier.ready
+        and not record.turned
+        and not (successor is not None and successor.ready)
+        and cluster.liveness is Liveness.LIVE
+        and cluster.record.availability is not Availability.DRAINING
+        and record.leaving_placed not in cluster.refusals
+        and record.wanted
+        and service is not None
+        and service.spec.covers(earlier.revision)
+    )
 
 
 def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
@@ -100,7 +138,12 @@ def _decided(
     if stays is Stays.ORIGINAL and original is not None:
         reason = f"{cluster.record.name} is back: {why}"
         return TakeBack(
-            slot=record.slot, cluster=aside.cluster, status=original, store=cluster.store, reason=reason
+            slot=record.slot,
+            cluster=aside.cluster,
+            placement=aside.placement,
+            status=original,
+            store=cluster.store,
+            reason=reason,
         )
     return Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
 
