@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId, WorkerId
-from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
+from oakestra.model.instance import Failures, InstanceKey, InstanceStatus, Phase, Placement, Slot
 from oakestra.model.machine import Capacity
 from oakestra.model.service import Application, InstanceAddress, Resources, ServiceSpec
 from oakestra.root.decisions import Decision
@@ -24,6 +24,7 @@ from oakestra.root.state import (
     SlotRecord,
     slot_key,
 )
+from oakestra.scheduling.elsewhere import CRASHES_MAX, STEPS_MAX
 from oakestra.store.fake import FakeStore
 from oakestra.wire.native import Aggregate, ClusterAssignment, ClusterReport, Refusal, Version, WorkerSummary
 from oakestra.wire.sequence import digest
@@ -43,6 +44,10 @@ class Country:
     runs: dict[ClusterId, set[Placement]] = field(default_factory=dict)
     full: set[ClusterId] = field(default_factory=set)
     """Clusters that turn out to have no room."""
+    unable: set[ClusterId] = field(default_factory=set)
+    """Clusters of which no worker can make any container."""
+    crashing: set[int] = field(default_factory=set)
+    """Numbers of instances that crash wherever they are."""
     broken: set[ClusterId] = field(default_factory=set)
     """Clusters where nothing becomes ready."""
     dead: set[ClusterId] = field(default_factory=set)
@@ -123,6 +128,7 @@ class Country:
             view.last_seen_s = self.now_s
         observed = self.seen()
         self.state.turned_since_s = observed.turned_since_s
+        self.state.memory = observed.memory
         decisions = plan(observed)
         apply(self.state, decisions, now_wall_s=self.now_s)
         for id, told in cluster_assignments(self.seen()).items():
@@ -144,17 +150,11 @@ class Country:
             self.step()
 
     def _report(self, id: ClusterId, applied: Version) -> None:
-        statuses = tuple(
-            InstanceStatus(
-                key=InstanceKey(*placed, 1),
-                phase=Phase.RUNNING,
-                restart=self.restarts[placed],
-                worker=WorkerId(id),
-                revision=self.revisions.get(placed, 0),
-                ready=id not in self.broken | self.dead,
-                namespace=InstanceAddress(v4=f"10.18.{int(id, 16)}.{placed.number}"),
-            )
-            for placed in sorted(self.runs[id])
+        statuses = tuple(self._status(id, placed) for placed in sorted(self.runs[id]))
+        exhausted = tuple(
+            Refusal(placed=status.key.placed, reason="3 times: no device")
+            for status in statuses
+            if id in self.unable
         )
         slots = self.told[id].slots if id in self.told else ()
         refusals = tuple(
@@ -188,10 +188,28 @@ class Country:
             store=1,
             statuses=statuses,
             refusals=refusals,
+            exhausted=exhausted,
             aggregates=(aggregate,),
             workers=(worker,),
         )
         self.state.views[id] = ClusterView(last_seen_s=self.now_s, report=report)
+
+    def _status(self, id: ClusterId, placed: Placement) -> InstanceStatus:
+        status = InstanceStatus(
+            key=InstanceKey(*placed, 1),
+            phase=Phase.RUNNING,
+            restart=self.restarts[placed],
+            worker=WorkerId(id),
+            revision=self.revisions.get(placed, 0),
+            ready=id not in self.broken | self.dead,
+            namespace=InstanceAddress(v4=f"10.18.{int(id, 16)}.{placed.number}"),
+        )
+        if id in self.unable:
+            failures = Failures(steps=STEPS_MAX, how="no device")
+            return replace(status, phase=Phase.ATTACHED, ready=False, failures=failures)
+        if placed.number in self.crashing:
+            return replace(status, phase=Phase.STOPPED, ready=False, failures=Failures(crashes=CRASHES_MAX))
+        return status
 
     def settle(self, count: int) -> None:
         for _ in range(5):

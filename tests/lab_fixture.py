@@ -169,14 +169,15 @@ class Fleet:
     def until_ready(self, name: str, count: int, *, timeout_s: float = WAIT_S) -> list[Document]:
         """Wait until so many instances of an application are ready, and none else is there; return them."""
 
-        def all_ready() -> list[Document]:
+        def all_ready() -> tuple[list[Document]] | None:
             found = self.instances(name)
-            return found if len(found) == count and all(one["ready"] for one in found) else []
+            return (found,) if len(found) == count and all(one["ready"] for one in found) else None
 
         try:
-            return until(all_ready, timeout_s)
+            (found,) = until(all_ready, timeout_s) or ([],)
         except AssertionError as error:
             raise AssertionError(f"{error}: {_told(self.instances(name))}") from None
+        return found
 
     def lines(self, service: Document, number: int = 0) -> list[str]:
         """Return what an instance has written."""

@@ -14,9 +14,10 @@ from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.render.serving import serving
 from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
-from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
+from oakestra.model.instance import Failures, InstanceKey, InstanceStatus, Phase, Placement
 from oakestra.model.machine import Capacity
 from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.scheduling.elsewhere import CRASHES_MAX, STEPS_MAX
 from oakestra.scheduling.lingering import IN_FLIGHT_S
 from oakestra.scheduling.liveness import Patience
 from oakestra.store.fake import FakeStore
@@ -59,6 +60,12 @@ class Town:
     """How often each worker started again what it runs."""
     ended: set[WorkerId] = field(default_factory=set)
     """Workers on which everything has crashed and waits to be started again."""
+    slow: set[WorkerId] = field(default_factory=set)
+    """Workers that have not ended yet what they were told to end."""
+    unable: set[WorkerId] = field(default_factory=set)
+    """Workers that cannot make any container."""
+    crashing: set[int] = field(default_factory=set)
+    """Numbers of instances that crash wherever they are."""
 
     def worker(self, number: int, memory_mib: int) -> WorkerId:
         id = WorkerId(f"{number:024x}")
@@ -104,6 +111,7 @@ class Town:
         """Make a pass, then let every worker do what it was told. Time passes while something lingers."""
         seen = self.seen()
         self.state.relieved_since_s = seen.relieved_since_s
+        self.state.memory = seen.memory
         if seen.lingering_s:
             self.now_s += IN_FLIGHT_S / 2
         decisions = plan(seen, vcpu_overcommit=8.0)
@@ -114,7 +122,7 @@ class Town:
             version, _ = stamp(self.state, worker, content)
             if worker in self.away:
                 continue
-            withdrawn = set(told.withdrawn)
+            withdrawn = set(told.withdrawn) if worker not in self.slow else set()
             revisions = {spec.id: spec.revision for spec in told.services}
             runs = {key: revision for key, revision in self.runs[worker].items() if key not in withdrawn}
             for assigned in told.instances:
@@ -137,15 +145,7 @@ class Town:
 
     def _report(self, worker: WorkerId, applied: Version) -> None:
         statuses = tuple(
-            InstanceStatus(
-                key=key,
-                phase=Phase.STOPPED if worker in self.ended else Phase.RUNNING,
-                ready=revision not in self.broken and worker not in self.ended,
-                revision=revision,
-                restart=self.restarts[worker],
-                worker=worker,
-            )
-            for key, revision in sorted(self.runs[worker].items())
+            self._status(worker, key, revision) for key, revision in sorted(self.runs[worker].items())
         )
         view = self.state.view(worker)
         view.last_seen_s = self.now_s
@@ -153,6 +153,30 @@ class Town:
             version=Version(), applied=applied, complete=True, statuses=statuses,
             capacity=self.state.workers[worker].capacity, trouble=self.troubled.get(worker, ""),
         )  # fmt: skip
+
+    def _status(self, worker: WorkerId, key: InstanceKey, revision: int) -> InstanceStatus:
+        status = InstanceStatus(
+            key=key, phase=Phase.RUNNING, revision=revision, restart=self.restarts[worker], worker=worker
+        )
+        if worker in self.unable:
+            failures = Failures(steps=STEPS_MAX, how="no device")
+            return replace(status, phase=Phase.ATTACHED, failures=failures)
+        if key.number in self.crashing:
+            failures = Failures(crashes=CRASHES_MAX, how="ended with exit code 3")
+            return replace(status, phase=Phase.STOPPED, failures=failures)
+        if worker in self.ended:
+            return replace(status, phase=Phase.STOPPED)
+        return replace(status, ready=revision not in self.broken)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, while everybody who is there is heard of."""
+        self.now_s += seconds
+        for worker in self.runs.keys() - self.away:
+            self.state.view(worker).last_seen_s = self.now_s
+
+    def place(self, number: int) -> WorkerId | None:
+        """Return the worker that has an instance."""
+        return self.state.slots[f"{SERVICE}/{number}"].worker
 
     def rest(self) -> None:
         """Step until nothing is decided any more."""

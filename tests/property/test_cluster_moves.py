@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oakestra.cluster.render.up import cluster_report
 from oakestra.model.service import (
     DisconnectPolicy,
     PublishedPort,
@@ -13,6 +14,7 @@ from oakestra.model.service import (
     UpdateOrder,
     UpdatePolicy,
 )
+from oakestra.wire.native import Version
 from town import STEPS, Town, service
 
 
@@ -97,6 +99,25 @@ def test_who_wants_the_earlier_one_gone_first_never_has_two() -> None:
         assert sum(len(runs) for runs in town.runs.values()) <= 3
         assert town.revisions().total() >= 2
     assert town.revisions() == {1: 3}
+
+
+def test_who_wants_the_earlier_one_gone_first_waits_until_it_is_and_root_is_not_asked_for_room() -> None:
+    """Found by hand: the next one was placed while the earlier one was still being stopped, and until it was placed,
+    root was told that there was no room here, and moved the instance to another cluster."""
+    town = Town()
+    first, second = town.worker(0, 1000), town.worker(1, 1000)
+    settled(town, service(update=UpdatePolicy(order=UpdateOrder.STOP_FIRST)), 1)
+    (home,) = (worker for worker in (first, second) if town.runs[worker])
+    (other,) = {first, second} - {home}
+    town.slow.add(home)
+    town.drain(home)
+    for _ in range(5):
+        town.step()
+        assert (len(town.runs[home]), len(town.runs[other])) == (1, 0)
+        assert not cluster_report(town.seen(), applied=Version(), vcpu_overcommit=8.0).refusals
+    town.slow.clear()
+    town.rest()
+    assert (len(town.runs[home]), len(town.runs[other])) == (0, 1)
 
 
 def test_a_broken_revision_stops_at_the_first_instance_and_going_back_mends_it() -> None:

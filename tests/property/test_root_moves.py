@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from country import Country
 from oakestra.model.ids import ClusterId
 from oakestra.model.service import DisconnectPolicy, UpdateOrder, UpdatePolicy
+from oakestra.root.moves import CLUSTER_GRACE_S, departures
 from oakestra.root.state import Availability
+from oakestra.scheduling.elsewhere import patience_s
 from oakestra.scheduling.liveness import Liveness
 
 STEPS = 120
@@ -90,6 +94,83 @@ def test_a_successor_that_never_gets_ready_takes_nothing_away() -> None:
     (record,) = [record for record in country.state.slots.values() if record.leaving is not None]
     assert record.status is not None
     assert "is being moved, cluster c0 is drained: its successor in c1 is RUNNING" in record.status.reason
+
+
+def test_what_no_worker_of_a_cluster_gets_up_is_tried_in_another_one_and_not_sent_in_circles() -> None:
+    country, first, second = about_to_move(2)
+    country.set(second, Availability.ACTIVE)
+    country.unable.add(first)
+    for _ in range(5):
+        country.step()
+    assert (country.serving(), country.at()) == (2, {second: 2})
+    country.unable.add(second)
+    country.unable.discard(first)
+    moved_s = country.now_s
+    while country.at() == {second: 2}:
+        country.step()
+        assert country.now_s - moved_s < 7200.0
+    assert country.now_s - moved_s > patience_s(20), "it failed in the first one within the hour"
+    for _ in range(5):
+        country.step()
+    assert (country.serving(), country.at()) == (2, {first: 2})
+
+
+def test_where_no_other_cluster_would_do_it_stays_and_says_so_until_it_is_up() -> None:
+    country = Country()
+    only = country.cluster(0)
+    country.want(1)
+    country.unable.add(only)
+    for _ in range(5):
+        country.step()
+    (record,) = country.state.slots.values()
+    assert (record.cluster, record.placement) == (only, 1)
+    assert record.reason == "stays in c0: 1 cluster: failed 3 times: no device"
+    country.unable.clear()
+    for _ in range(5):
+        country.step()
+    (record,) = country.state.slots.values()
+    assert (record.reason, record.failed) == ("c0: got up there after all", ())
+
+
+def test_who_wants_the_earlier_one_gone_first_is_gone_before_it_is_tried_in_another_cluster() -> None:
+    country, first, second = about_to_move(1, update=UpdatePolicy(order=UpdateOrder.STOP_FIRST))
+    country.set(second, Availability.ACTIVE)
+    country.unable.add(first)
+    for _ in range(STEPS):
+        country.step()
+        assert country.at().total() <= 1
+    assert (country.serving(), country.at()) == (1, {second: 1})
+
+
+@pytest.mark.parametrize("order", UpdateOrder)
+def test_what_crashes_again_and_again_keeps_no_cluster_from_being_emptied(order: UpdateOrder) -> None:
+    country, first, second = about_to_move(3, update=UpdatePolicy(order=order))
+    country.crashing.add(0)
+    country.step()
+    country.step()
+    country.set(second, Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    for _ in range(STEPS):
+        country.step()
+    assert country.at() == {second: 3}
+
+
+def test_what_serves_in_a_cluster_that_is_away_is_not_given_up_before_its_time() -> None:
+    """Found by seed 176: while its successor was not ready anywhere, the earlier placement went as soon as its cluster
+    was lost, and not after the minute that everything else gets."""
+    country, first, second = about_to_move(1)
+    country.broken.add(second)
+    country.set(second, Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    for _ in range(10):
+        country.step()
+    (record,) = country.state.slots.values()
+    assert record.leaving is not None
+    for away_s in (20.0, 59.0, 61.0):
+        seen = country.seen()
+        lost = replace(seen.clusters[first], liveness=Liveness.LOST, silent_s=away_s)
+        seen = replace(seen, clusters={**seen.clusters, first: lost})
+        assert bool(tuple(departures(seen))) is (away_s > CLUSTER_GRACE_S)
 
 
 def test_others_hear_of_both_placements_and_are_led_to_one() -> None:

@@ -241,6 +241,18 @@ def replacements_of_a_lost_cluster_always_stay() -> None:
     _put(root_reconcile, "who_stays", lambda *_, **__: (Stays.REPLACEMENT, "it is kept"))
 
 
+def what_fails_on_a_worker_stays_there() -> None:
+    _put(cluster_plan, "tried_elsewhere", lambda *_, **__: iter(()))
+
+
+def what_fails_in_a_cluster_stays_there() -> None:
+    _put(root_plan, "_tried_elsewhere", lambda *_, **__: iter(()))
+
+
+def failures_are_not_reported() -> None:
+    _put(worker_plan, "_failures", lambda *_: None)
+
+
 MUTATIONS: tuple[Break, ...] = (
     what_a_lost_cluster_had_is_set_aside_for_ever,
     replacements_of_a_lost_cluster_always_stay,
@@ -273,6 +285,9 @@ MUTATIONS: tuple[Break, ...] = (
     subnets_that_workers_had_are_not_kept,
     a_failed_step_is_repeated_at_once,
     a_worker_calls_everything_ready,
+    what_fails_on_a_worker_stays_there,
+    what_fails_in_a_cluster_stays_there,
+    failures_are_not_reported,
 )
 
 

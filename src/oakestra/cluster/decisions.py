@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, Slot
+from oakestra.scheduling.elsewhere import Failed
 from oakestra.scheduling.placement import CandidateVerdict
 
 
@@ -111,8 +112,28 @@ class TakeBack:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remember:
+    """An instance keeps failing where it is: it is not tried there again soon."""
+
+    slot: Slot
+    failed: Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgive:
+    """That an instance failed on a worker does not count any more."""
+
+    slot: Slot
+    worker: WorkerId
+    reason: str = ""
+    """Why it is where it is now, if that has changed with it."""
+
+
 Decision = (
-    SetAside
+    Remember
+    | Forgive
+    | SetAside
     | TakeBack
     | Place
     | Move

@@ -10,10 +10,12 @@ from oakestra.cluster.decisions import (
     Decision,
     Forget,
     ForgetService,
+    Forgive,
     GrantSubnet,
     Move,
     Place,
     Relieve,
+    Remember,
     SetAside,
     TakeBack,
     Unplaceable,
@@ -32,6 +34,7 @@ from oakestra.cluster.state import (
 )
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, Placement
+from oakestra.scheduling.elsewhere import added, without
 from oakestra.wire.native import ClusterAssignment, Version
 
 
@@ -136,18 +139,15 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             state.slots.put(slot_key(slot), replace(record, leaving=replace(record.leaving, relieved=routes)))
         case Adopt():
             _adopt(state, decision)
-        case SetAside(slot=slot, worker=worker, restart=restart):
-            record = state.slots[slot_key(slot)]
-            aside = Aside(
-                worker=worker,
-                attempt=record.attempt,
-                revision=record.revision,
-                restart=restart,
-                held=record.held,
-            )
-            state.slots.put(slot_key(slot), replace(record, worker=None, continues=0, aside=aside))
+        case SetAside():
+            _set_aside(state, decision)
         case TakeBack():
             _take_back(state, decision)
+        case Remember(slot=slot, failed=failed):
+            record = state.slots[slot_key(slot)]
+            state.slots.put(slot_key(slot), replace(record, failed=added(record.failed, failed)))
+        case Forgive():
+            _forgive(state, decision)
         case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
             record = state.slots[slot_key(slot)]
             state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
@@ -165,6 +165,14 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             known = state.workers[worker]
             granted = (*known.subnet_indexes, index)
             state.workers.put(worker, replace(known, subnet_indexes=granted))
+
+
+def _forgive(state: ClusterState, decision: Forgive) -> None:
+    record = state.slots[slot_key(decision.slot)]
+    forgiven = replace(record, failed=without(record.failed, decision.worker))
+    if decision.reason:
+        forgiven = replace(forgiven, reason=decision.reason, verdicts=())
+    state.slots.put(slot_key(decision.slot), forgiven)
 
 
 def _move(state: ClusterState, move: Move) -> None:
@@ -186,6 +194,18 @@ def _move(state: ClusterState, move: Move) -> None:
         verdicts=move.verdicts,
     )
     state.slots.put(slot_key(move.slot), moved)
+
+
+def _set_aside(state: ClusterState, decision: SetAside) -> None:
+    record = state.slots[slot_key(decision.slot)]
+    aside = Aside(
+        worker=decision.worker,
+        attempt=record.attempt,
+        revision=record.revision,
+        restart=decision.restart,
+        held=record.held,
+    )
+    state.slots.put(slot_key(decision.slot), replace(record, worker=None, continues=0, aside=aside))
 
 
 def _take_back(state: ClusterState, decision: TakeBack) -> None:

@@ -3,6 +3,9 @@
 Start before stop: the successor is placed first and the earlier attempt goes when it is ready. Where both do not fit
 at once, or the service asks for it, the earlier one goes first. Of one service so many move at a time as its policy
 allows, so however many workers are drained, it keeps serving.
+
+What keeps failing, or has come to its end, is not on its way: nobody knows when, or whether, it becomes ready, and a
+worker that must be emptied does not wait for that. An update does: its successors failing is what stops it.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from oakestra.cluster.decisions import Move, Relieve, Unplaceable, Withdraw
+from oakestra.cluster.elsewhere import Avoided, Places, choose
 from oakestra.cluster.ledger import Ledger, as_asked
-from oakestra.cluster.observe import Observed
+from oakestra.cluster.observe import Observed, Withdrawn
 from oakestra.cluster.state import Availability, Held, SlotRecord
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceStatus, Slot
+from oakestra.model.instance import InstanceStatus, Phase, Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
+from oakestra.scheduling.elsewhere import is_over
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, NoChoice, choose_worker
 from oakestra.scheduling.request import Request, WorkerCandidate
@@ -41,21 +46,22 @@ def finished(observed: Observed) -> Iterator[Relieve | Withdraw]:
 
 
 def moves(
-    observed: Observed, ledger: Ledger, attempts: Mapping[Slot, int], *, besides: set[Slot]
+    observed: Observed, ledger: Ledger, places: Places, attempts: Mapping[Slot, int], *, besides: set[Slot]
 ) -> Iterator[Move | Withdraw | Unplaceable]:
     """Yield the next moves. `attempts` is the highest attempt anybody reported of each slot."""
     if observed.adopting:
         return
-    moving = _moving(observed)
+    moving, failing = _moving(observed)
     for slot, record in sorted(observed.slots.items()):
         spec = observed.services.get(slot.service)
         why = _why_move(observed, record, spec) if spec is not None and slot not in besides else ""
         if not why or spec is None or record.worker is None:
             continue
         ready = _is_ready(observed, record)
-        if ready and moving[slot.service] >= spec.update.parallel:
+        waits_for = moving[slot.service] + (0 if spec.covers(record.revision) else failing[slot.service])
+        if ready and waits_for >= spec.update.parallel:
             continue
-        choice = _successor(ledger, spec, record, ready=ready)
+        choice = _successor(ledger, spec, record, places.avoided(slot), ready=ready)
         moving[slot.service] += not isinstance(choice, NoChoice)  # what can only stay is not on its way
         if isinstance(choice, Choice):
             worker = WorkerId(choice.id)
@@ -72,6 +78,15 @@ def moves(
         else:
             reason = f"{why}, but it stays: {choice.reason}"
             yield Unplaceable(slot=slot, reason=reason, verdicts=choice.verdicts)
+
+
+def still_held(observed: Observed, gone: set[Withdrawn]) -> set[Slot]:
+    """Return the slots of which a worker that can still end them holds an attempt that must go, besides what is gone."""
+    return {
+        key.slot
+        for id, key in observed.withdrawals
+        if (id, key) not in gone and not _is_lost(observed, id) and not observed.workers[id].trouble
+    }
 
 
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) -> str:
@@ -123,9 +138,13 @@ def _gives_up(observed: Observed, record: SlotRecord) -> str:
     return ""
 
 
-def _moving(observed: Observed) -> Counter[ServiceId]:
-    """Count what of each service is on its way: has a successor that is not ready, or no ready instance at all."""
+def _moving(observed: Observed) -> tuple[Counter[ServiceId], Counter[ServiceId]]:
+    """Count what of each service is on its way: has a successor that is not ready, or no ready instance at all.
+
+    Apart from that: what should be, but fails; only an update, which may be the cause, waits for it.
+    """
     counted: Counter[ServiceId] = Counter()
+    failing: Counter[ServiceId] = Counter()
     making_room = {key.slot for id, key in observed.withdrawals if not _is_lost(observed, id)}
     for slot, record in observed.slots.items():
         spec = observed.services.get(slot.service)
@@ -137,9 +156,13 @@ def _moving(observed: Observed) -> Counter[ServiceId]:
         else:
             here = not _is_lost(observed, record.worker)
             on_its_way = updated and here and not _is_proven(observed, record)
-        if record.leaving is not None or on_its_way:
+        status = _status(observed, record)
+        over = record.leaving is None and status is not None and is_over(status)
+        if record.leaving is not None or (on_its_way and not over):
             counted[slot.service] += 1
-    return counted
+        elif on_its_way and status is not None and status.phase is not Phase.COMPLETED:
+            failing[slot.service] += 1
+    return counted, failing
 
 
 def _is_lost(observed: Observed, id: WorkerId) -> bool:
@@ -148,7 +171,7 @@ def _is_lost(observed: Observed, id: WorkerId) -> bool:
 
 
 def _successor(
-    ledger: Ledger, spec: ServiceSpec, record: SlotRecord, *, ready: bool
+    ledger: Ledger, spec: ServiceSpec, record: SlotRecord, avoided: Avoided, *, ready: bool
 ) -> Choice | NoChoice | None:
     """Choose where the successor goes while the earlier attempt stays; None: the earlier one must go first."""
     candidates = ledger.candidates(spec.id)
@@ -158,7 +181,7 @@ def _successor(
             if fits_after(spec, record.held, record.worker, candidates)
             else _nowhere(spec, candidates, record)
         )
-    verdict = choose_worker(Request.of(spec), candidates, start=record.placed.number)
+    verdict = choose(spec, candidates, avoided=avoided, start=record.placed.number)
     if isinstance(verdict, NoChoice) and fits_after(spec, record.held, record.worker, candidates):
         return None
     return verdict

@@ -10,6 +10,7 @@ from oakestra.control.settled import same
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec
+from oakestra.scheduling.elsewhere import Memory, remember
 from oakestra.scheduling.lingering import IN_FLIGHT_S, LINGER_S, since
 from oakestra.scheduling.liveness import (
     Liveness,
@@ -67,6 +68,8 @@ class Observed:
     """Of each attempt that a ready successor relieved, since when it has been."""
     lingering_s: Mapping[InstanceKey, float] = field(default_factory=dict)
     """For how much longer those of them stay that somebody may still ask something."""
+    memory: Memory = field(default_factory=Memory)
+    """Of instances that failed on some worker lately."""
     adopting: bool
     """The store is new: workers that ran instances before may not have reported them yet."""
 
@@ -124,6 +127,15 @@ def observe(
         unproven_s=_unproven_s(state, now_s),
         relieved_since_s=relieved_since_s,
         lingering_s=_lingering_s(state, relieved_since_s, now_s),
+        memory=remember(
+            (
+                (record.placed.slot, record.attempt, record.failed)
+                for record in state.slots.values()
+                if record.failed
+            ),
+            state.memory,
+            now_s,
+        ),
         adopting=now_s < adopt_until_s,
     )
 
@@ -155,7 +167,7 @@ def _unproven_s(state: ClusterState, now_s: float) -> Mapping[InstanceKey, float
 
 
 _TIMELESS = tuple(
-    one.name for one in fields(Observed) if one.name not in {"unproven_s", "lingering_s", "workers"}
+    one.name for one in fields(Observed) if one.name not in {"unproven_s", "lingering_s", "memory", "workers"}
 )
 _TIMELESS_OF_A_WORKER = tuple(
     one.name for one in fields(WorkerSeen) if one.name not in {"silent_s", "applied"}
@@ -169,6 +181,7 @@ def only_time_passed(before: Observed, now: Observed) -> bool:
         same(before, now, _TIMELESS)
         and before.unproven_s.keys() == now.unproven_s.keys()
         and before.lingering_s.keys() == now.lingering_s.keys()
+        and before.memory.means(now.memory)
         and before.workers.keys() == now.workers.keys()
         and all(same(before.workers[id], worker, _TIMELESS_OF_A_WORKER) for id, worker in now.workers.items())
         and (not _applied_more(before, now) or not waits_for_workers(now))

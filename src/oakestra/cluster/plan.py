@@ -19,19 +19,20 @@ from oakestra.cluster.decisions import (
     Unplaceable,
     Withdraw,
 )
+from oakestra.cluster.elsewhere import Places, choose, exhausted, forgiven, tried_elsewhere
 from oakestra.cluster.ledger import Ledger
-from oakestra.cluster.moves import finished, fits_after, moves
+from oakestra.cluster.moves import finished, fits_after, moves, still_held
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.reconcile import is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
-from oakestra.model.ids import WorkerId
+from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, Phase, Slot
-from oakestra.model.service import DisconnectPolicy
+from oakestra.model.service import DisconnectPolicy, UpdateOrder
 from oakestra.scheduling.liveness import Liveness
-from oakestra.scheduling.placement import Choice, choose_worker
+from oakestra.scheduling.placement import Choice
 from oakestra.scheduling.remedies import worker_remedy
-from oakestra.scheduling.request import Request
+from oakestra.scheduling.request import Request, WorkerCandidate
 
 SUBNET_RESERVE = 8
 """A worker gets its next subnet when fewer addresses than this are left, so that placing never waits for one."""
@@ -54,17 +55,34 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     ended = tuple(decision for decision in turned if isinstance(decision, Withdraw))
     withdrawn = (*ended, *_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
+    places = Places(observed)
+    held = still_held(observed, {(d.worker, d.key) for d in forgotten})
     seen = _attempts_seen(observed)
     touched = {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*adopted, *withdrawn)}
     back = tuple(returned(observed, ledger, seen, besides=touched))
     at_home = {d.slot for d in (*adopted, *back) if not isinstance(d, Withdraw)}
-    placed = tuple(_placements(observed, ledger, seen, at_home))
+    placed = tuple(_placements(observed, ledger, places, seen, at_home, held))
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*placed, *back)}
-    moved = tuple(moves(observed, ledger, seen, besides=touched))
+    tried = tuple(tried_elsewhere(observed, ledger, places, seen, besides=touched))
+    touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in tried}
+    moved = tuple(moves(observed, ledger, places, seen, besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
     relieved = tuple(decision for decision in turned if not isinstance(decision, Withdraw))
-    return (*forgotten, *adopted, *relieved, *withdrawn, *placed, *back, *moved, *granted, *left)
+    pardoned = tuple(forgiven(observed))
+    return (
+        *forgotten,
+        *pardoned,
+        *adopted,
+        *relieved,
+        *withdrawn,
+        *placed,
+        *back,
+        *tried,
+        *moved,
+        *granted,
+        *left,
+    )
 
 
 def remedies(
@@ -72,14 +90,29 @@ def remedies(
 ) -> Mapping[Slot, str]:
     """Return the least that would have to change for each slot to get a worker; nothing where nothing has to."""
     ledger = Ledger(observed, set(), vcpu_overcommit=vcpu_overcommit)
-    specs = {
-        id: spec for id in {one.placed.service for one in records} if (spec := observed.services.get(id))
-    }
-    found = {id: worker_remedy(Request.of(spec), ledger.candidates(id)) for id, spec in specs.items()}
-    return {
-        record.placed.slot: "" if _must_wait(observed, record) else found.get(record.placed.service, "")
-        for record in records
-    }
+    places = Places(observed)
+    found: dict[tuple[ServiceId, WorkerId | None, tuple[tuple[str, str], ...]], str] = {}
+    answers: dict[Slot, str] = {}
+    for record in records:
+        slot, spec = record.placed.slot, observed.services.get(record.placed.service)
+        if spec is None or _must_wait(observed, record):
+            answers[slot] = ""
+            continue
+        _, avoided = places.avoided(slot)
+        alike = (slot.service, record.worker, tuple(sorted(avoided.items())))
+        if alike not in found:
+            request = Request.of(spec, avoided=avoided)
+            found[alike] = worker_remedy(request, _to_mend(observed, record, ledger))
+        answers[slot] = found[alike]
+    return answers
+
+
+def _to_mend(observed: Observed, record: SlotRecord, ledger: Ledger) -> Sequence[WorkerCandidate]:
+    """Return the workers of which one must change: where it fails and stays, that one, as it is tried there for ever."""
+    candidates = ledger.candidates(record.placed.service)
+    if not exhausted(observed, record):
+        return candidates
+    return [candidate for candidate in candidates if candidate.id == record.worker]
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
@@ -159,7 +192,12 @@ def _goes_on(observed: Observed, record: SlotRecord, worker: WorkerId, key: Inst
 
 
 def _placements(
-    observed: Observed, ledger: Ledger, seen: Mapping[Slot, int], at_home: set[Slot]
+    observed: Observed,
+    ledger: Ledger,
+    places: Places,
+    seen: Mapping[Slot, int],
+    at_home: set[Slot],
+    held: set[Slot],
 ) -> Iterator[Place | Withdraw | Unplaceable]:
     for slot, record in sorted(observed.slots.items()):
         if slot in at_home or not _homeless(observed, record):
@@ -167,11 +205,14 @@ def _placements(
         spec = observed.services.get(slot.service)
         if spec is None:
             continue
+        if slot in held and spec.update.order is UpdateOrder.STOP_FIRST:
+            continue  # the earlier attempt must be gone before there is another
         wait = _must_wait(observed, record)
         if wait:
             yield Unplaceable(slot=slot, reason=wait)
             continue
-        verdict = choose_worker(Request.of(spec), ledger.candidates(slot.service), start=slot.number)
+        candidates = ledger.candidates(slot.service)
+        verdict = choose(spec, candidates, avoided=places.avoided(slot), start=slot.number)
         if isinstance(verdict, Choice):
             worker = WorkerId(verdict.id)
             ledger.reserve(worker, spec)
@@ -184,9 +225,7 @@ def _placements(
             )
         else:
             leaving = record.leaving
-            if leaving is not None and fits_after(
-                spec, leaving.held, leaving.worker, ledger.candidates(slot.service)
-            ):
+            if leaving is not None and fits_after(spec, leaving.held, leaving.worker, candidates):
                 why = f"its successor fits only in its place: {leaving.reason}"
                 yield Withdraw(key=record.leaving_key, worker=leaving.worker, reason=why)
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)

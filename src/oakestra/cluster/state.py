@@ -15,6 +15,7 @@ from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
 from oakestra.model.machine import Capacity, InstanceUsage, MachineUsage
 from oakestra.model.service import InstanceAddress, PublishedPort, Resources, ServiceSpec
+from oakestra.scheduling.elsewhere import Failed, Memory
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Index, Records
@@ -88,6 +89,8 @@ class SlotRecord:
     """An earlier attempt that serves until the current one is ready."""
     aside: Aside | None = None
     """An earlier attempt that was replaced because its worker was lost, and may be taken back."""
+    failed: tuple[Failed, ...] = ()
+    """Workers that could not get it up lately, the latest last; its present one, if nobody else would do."""
     reason: str = ""
     verdicts: tuple[CandidateVerdict, ...] = ()
 
@@ -231,6 +234,8 @@ class ClusterState:
         self.usage: dict[InstanceKey, InstanceUsage] = {}
         self.relieved_since_s: Mapping[InstanceKey, float] = {}
         """Since when attempts have been relieved by a ready successor, as the last pass saw it; memory only."""
+        self.memory = Memory()
+        """Of instances that failed on some worker lately, as the last pass saw it; not kept."""
         self.remote: ClusterAssignment | None = None
         """Root's last assignment, for what of it is not kept: instances and peers in other clusters."""
         self.records.load()

@@ -312,6 +312,7 @@ class Cluster:
         self._note_capacities()
         before = self._observe()
         self.state.relieved_since_s = before.relieved_since_s
+        self.state.memory = before.memory
         if told is None and self._is_settled(before):
             return self._next_deadline_s(before)
         decisions = plan(before, vcpu_overcommit=self._tuning.vcpu_overcommit)
@@ -437,6 +438,7 @@ class Cluster:
         moving = [record for record in observed.slots.values() if record.leaving is not None]
         due += [observed.unproven_s[record.key] for record in moving if record.key in observed.unproven_s]
         due += observed.lingering_s.values()
+        due += observed.memory.due_s
         if observed.adopting:
             due.append(self._adopt_until_s - now_s)
         if self._resend:

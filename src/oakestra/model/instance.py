@@ -86,6 +86,18 @@ class InstanceKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """How an instance keeps failing where it is, counted in a row."""
+
+    steps: int = 0
+    """Tries of the one step towards running (pull, attach, create, start) that does not work."""
+    crashes: int = 0
+    """Ends of its process, each soon after it was started."""
+    how: str = ""
+    """The last of them, in a sentence for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStatus:
     """What the worker last saw of an instance."""
 
@@ -102,6 +114,8 @@ class InstanceStatus:
     reason: str = ""
     """Why it is where it is, in a sentence for people."""
     exit_code: int | None = None
+    failures: Failures | None = None
+    """None: it did not fail since it last ran well."""
     worker: WorkerId = WorkerId("")
     revision: int = 0
     """Of the service's spec that it runs."""

@@ -8,6 +8,7 @@ from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.root.rebuild.plan import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
+from oakestra.scheduling.elsewhere import Failed
 from oakestra.scheduling.placement import CandidateVerdict
 
 
@@ -129,8 +130,28 @@ class Enlarge:
     subnet_count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remember:
+    """A cluster cannot get an instance up: it is not tried there again soon."""
+
+    slot: Slot
+    failed: Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgive:
+    """That an instance failed in a cluster does not count any more."""
+
+    slot: Slot
+    cluster: ClusterId
+    reason: str = ""
+    """Why it is where it is now, if that has changed with it."""
+
+
 Decision = (
-    Place
+    Remember
+    | Forgive
+    | Place
     | Move
     | Unplaceable
     | Withdraw

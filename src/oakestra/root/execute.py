@@ -16,9 +16,11 @@ from oakestra.root.decisions import (
     ForgetApplication,
     ForgetService,
     ForgetSlot,
+    Forgive,
     Move,
     Note,
     Place,
+    Remember,
     SetAside,
     TakeBack,
     Unplaceable,
@@ -40,6 +42,7 @@ from oakestra.root.state import (
     placement_key,
     slot_key,
 )
+from oakestra.scheduling.elsewhere import added, without
 from oakestra.wire.native import Version
 
 QUARANTINE_S = 600.0
@@ -56,9 +59,9 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
     match decision:
         case Place() | Move():
             _place(state, decision, now_wall_s)
-        case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
-            record = state.slots[slot_key(slot)]
-            state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
+        case Unplaceable() | Remember() | Forgive():
+            record = state.slots[slot_key(decision.slot)]
+            state.slots.put(slot_key(decision.slot), _annotated(record, decision))
         case Withdraw():
             _withdraw(state, decision)
         case Note(slot=slot, status=status, store=store):
@@ -86,6 +89,19 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             _end(state, placed, cluster, reason)
         case Progress() | Fail():
             _roll(state, decision, now_wall_s)
+
+
+def _annotated(record: SlotRecord, decision: Unplaceable | Remember | Forgive) -> SlotRecord:
+    """Return the record with what is thought of its slot now, which stays where it is."""
+    match decision:
+        case Unplaceable(reason=reason, verdicts=verdicts):
+            return replace(record, reason=reason, verdicts=verdicts)
+        case Remember(failed=failed):
+            return replace(record, failed=added(record.failed, failed))
+        case Forgive(cluster=cluster, reason=""):
+            return replace(record, failed=without(record.failed, cluster))
+        case Forgive(cluster=cluster, reason=reason):
+            return replace(record, failed=without(record.failed, cluster), reason=reason, verdicts=())
 
 
 def _place(state: RootState, decision: Place | Move, now_wall_s: float) -> None:

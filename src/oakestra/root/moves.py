@@ -2,20 +2,24 @@
 
 Start before stop, as within a cluster: the earlier placement goes on until its successor is ready, and a little longer,
 until everybody is led to that one. A service that wants it the other way round is withdrawn first.
+
+What a cluster cannot get up on any of its workers is tried in another cluster, by the rule that clusters have for their
+workers (`scheduling/elsewhere.py`). It does not run, so it goes at once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from oakestra.model.ids import ServiceId
+from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
-from oakestra.root.decisions import Withdraw
+from oakestra.root.decisions import Forgive, Withdraw
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.state import Availability, SlotRecord
+from oakestra.scheduling.elsewhere import is_hopeless, is_over
 from oakestra.scheduling.lingering import LINGER_S
 from oakestra.scheduling.liveness import Liveness
 
@@ -148,10 +152,55 @@ def _leaves(observed: Observed, record: SlotRecord) -> bool:
     return cluster is not None and cluster.liveness is not Liveness.LOST
 
 
+def fails(observed: Observed, record: SlotRecord) -> str:
+    """Say how an instance fails on every worker of its cluster that would take it; nothing otherwise."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    if cluster is None or cluster.liveness is not Liveness.LIVE or not record.wanted:
+        return ""
+    return cluster.exhausted.get(record.placed, "")
+
+
+def avoided(observed: Observed, slot: Slot) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the clusters where this instance would fail, by id, and how: where it failed, or another one of its
+    service fails now; and those of them that are out of the question."""
+    record, service = observed.slots[slot], observed.services[slot.service]
+    others = {
+        str(id): f"with instance {placed.number}: {why}"
+        for id, cluster in sorted(observed.clusters.items())
+        for placed, why in cluster.exhausted.items()
+        if placed.service == slot.service and placed.number != slot.number
+    }
+    own = {one.place: one.why for one in record.failed if service.spec.covers(one.revision)}
+    lately = {id: why for id, why in own.items() if (slot, id) in observed.memory.avoided_s}
+    return {**others, **own}, {**others, **lately}
+
+
+def forgiven(observed: Observed) -> Iterator[Forgive]:
+    """Yield every failing that does not count any more."""
+    for slot, record in observed.slots.items():
+        if not record.failed:
+            continue
+        service = observed.services.get(slot.service)
+        up = record.status is not None and record.is_ready and not is_hopeless(record.status)
+        for one in record.failed:
+            here, cluster = one.place == record.cluster, observed.clusters.get(ClusterId(one.place))
+            if here and up and cluster is not None:
+                reason = f"{cluster.record.name}: got up there after all"
+                yield Forgive(slot=slot, cluster=cluster.record.id, reason=reason)
+            elif (
+                cluster is None
+                or service is None
+                or not service.spec.covers(one.revision)
+                or ((slot, one.place) not in observed.memory.remembered_s and up)
+            ):
+                yield Forgive(slot=slot, cluster=ClusterId(one.place))
+
+
 def _starts(observed: Observed, record: SlotRecord) -> bool:
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
     here = cluster is not None and cluster.liveness is Liveness.LIVE and record.placed not in cluster.refusals
-    return here and not record.is_ready
+    over = record.status is not None and is_over(record.status)  # nobody knows whether it becomes ready
+    return here and not record.is_ready and not over
 
 
 def _how_far(observed: Observed, record: SlotRecord) -> str:

@@ -20,6 +20,7 @@ from oakestra.root.state import (
     Standing,
     WithdrawalRecord,
 )
+from oakestra.scheduling.elsewhere import Memory, remember
 from oakestra.scheduling.lingering import since
 from oakestra.scheduling.liveness import Liveness, Patience, judge, patience_ended, silence_s
 from oakestra.wire.native import Aggregate, Claim, Version, WorkerSummary
@@ -41,6 +42,8 @@ class ClusterSeen:
     statuses: Mapping[Placement, InstanceStatus]
     successors: tuple[InstanceStatus, ...]
     refusals: Mapping[Placement, str]
+    exhausted: Mapping[Placement, str]
+    """What fails there, how, and no other worker there would take."""
     claims: tuple[Claim, ...]
     aggregates: tuple[Aggregate, ...]
     workers: tuple[WorkerSummary, ...]
@@ -69,6 +72,8 @@ class Observed:
     clusters: Mapping[ClusterId, ClusterSeen]
     refused: Mapping[tuple[Slot, ClusterId], Refused]
     """Clusters that could not take a slot, as long as nothing changed there: a slot is not sent in circles."""
+    memory: Memory
+    """Of instances that failed in some cluster lately."""
     turned_since_s: Mapping[Slot, float]
     """Since when a successor in another cluster serves, while its predecessor is still there."""
     standing: Mapping[ServiceId, Standing]
@@ -106,6 +111,11 @@ def observe(
         withdrawals=state.withdrawals_by_placement(),
         clusters=clusters,
         refused=_refused(state.refused, slots, clusters),
+        memory=remember(
+            ((slot, record.placement, record.failed) for slot, record in slots.items() if record.failed),
+            state.memory,
+            now_s,
+        ),
         turned_since_s=since(
             (slot for slot, record in slots.items() if record.turned), state.turned_since_s, now_s
         ),
@@ -147,6 +157,7 @@ def _seen(
         statuses=view.statuses if view else {},
         successors=report.successors if report else (),
         refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
+        exhausted={one.placed: one.reason for one in report.exhausted} if report else {},
         claims=report.claims if report else (),
         aggregates=report.aggregates if report else (),
         workers=report.workers if report else (),
@@ -172,7 +183,7 @@ def _refused(
     return still
 
 
-_TIMELY = {"clusters", "standing", "quarantined", "now_s", "now_wall_s"}
+_TIMELY = {"clusters", "memory", "standing", "quarantined", "now_s", "now_wall_s"}
 _TIMELESS = tuple(one.name for one in fields(Observed) if one.name not in _TIMELY)
 _TIMELESS_OF_A_CLUSTER = tuple(one.name for one in fields(ClusterSeen) if one.name != "silent_s")
 
@@ -184,6 +195,7 @@ def only_time_passed(before: Observed, now: Observed, *, grace_s: float) -> bool
         not now.standing
         and not now.turned_since_s
         and same(before, now, _TIMELESS)
+        and before.memory.means(now.memory)
         and before.clusters.keys() == now.clusters.keys()
         and all(same(before.clusters[id], seen, _TIMELESS_OF_A_CLUSTER) for id, seen in now.clusters.items())
         and before.quarantined.keys() == now.quarantined.keys()

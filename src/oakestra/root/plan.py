@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
@@ -21,24 +22,36 @@ from oakestra.root.decisions import (
     Move,
     Note,
     Place,
+    Remember,
     SetAside,
     TakeBack,
     Unplaceable,
     Withdraw,
 )
-from oakestra.root.moves import departures, drained, given_up, on_their_way, still_held, still_serving
+from oakestra.root.moves import (
+    avoided,
+    departures,
+    drained,
+    fails,
+    forgiven,
+    given_up,
+    on_their_way,
+    still_held,
+    still_serving,
+)
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.rebuild.plan import TakeOver, claims
 from oakestra.root.reconcile.plan import called_off, is_set_aside, returned
 from oakestra.root.rollout import rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
+from oakestra.scheduling.elsewhere import Failed, stays
 from oakestra.scheduling.liveness import Liveness
-from oakestra.scheduling.placement import Choice, choose_cluster
+from oakestra.scheduling.placement import Choice, choose_cluster, rather
 from oakestra.scheduling.remedies import cluster_remedy
 from oakestra.scheduling.request import ClusterCandidate, Pool, Request
 from oakestra.wire.native import Aggregate
 
-_Change = Note | Withdraw | SetAside | TakeBack | Place | Move | Unplaceable
+_Change = Note | Withdraw | SetAside | TakeBack | Place | Move | Remember | Unplaceable
 """What becomes of one slot."""
 
 
@@ -54,6 +67,7 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
     ledger = _Ledger(observed)
     return (
         *gone,
+        *forgiven(observed),
         *answered,
         *(decision for decision in _changes(observed, ledger) if _slot_of(decision) not in taken),
         *_enlargements(observed),
@@ -73,9 +87,9 @@ def _changes(observed: Observed, ledger: _Ledger) -> Iterator[_Change]:
     yield from _unwanted(observed)
     back = (*returned(observed, ledger.candidates), *called_off(observed))
     yield from back
-    yield from _placements(
-        observed, ledger, besides={decision.slot for decision in back if isinstance(decision, TakeBack)}
-    )
+    besides = {decision.slot for decision in back if isinstance(decision, TakeBack)}
+    yield from _placements(observed, ledger, besides=besides)
+    yield from _tried_elsewhere(observed, ledger, besides=besides)
 
 
 def _enlargements(observed: Observed) -> Iterator[Enlarge]:
@@ -95,7 +109,10 @@ def remedies(observed: Observed, slots: Sequence[Slot]) -> Mapping[Slot, str]:
     """Return the least that would have to change for each slot to get a cluster; nothing where nothing has to."""
     ledger = _Ledger(observed)
     return {
-        slot: cluster_remedy(Request.of(observed.services[slot.service].spec), ledger.candidates(slot))
+        slot: cluster_remedy(
+            Request.of(observed.services[slot.service].spec, avoided=avoided(observed, slot)[1]),
+            ledger.candidates(slot),
+        )
         for slot in slots
         if slot.service in observed.services
     }
@@ -265,7 +282,9 @@ def _placements(
         stops_first = service.spec.update.order is UpdateOrder.STOP_FIRST
         if record.cluster is None and stops_first and slot in withdrawn:
             continue  # the earlier placement must be gone before there is another
-        verdict = choose_cluster(Request.of(service.spec), ledger.candidates(slot))
+        choose = partial(choose_cluster, candidates=ledger.candidates(slot))
+        tries = [each for each in avoided(observed, slot) if each]
+        verdict = rather(choose, Request.of(service.spec), (*tries, {}))
         if not isinstance(verdict, Choice):
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
             continue
@@ -295,6 +314,42 @@ def _placements(
             placement=record.last_placement + 1,
             reason=f"{verdict.name}: {verdict.reason}",
             verdicts=verdict.verdicts,
+        )
+
+
+def _tried_elsewhere(
+    observed: Observed, ledger: _Ledger, *, besides: set[Slot]
+) -> Iterator[Remember | Withdraw | Place | Unplaceable]:
+    """Yield the next move of every instance that its cluster cannot get up on any of its workers."""
+    for slot, record in sorted(observed.slots.items()):
+        why, service = fails(observed, record), observed.services.get(slot.service)
+        if not why or service is None or slot in besides or drained(observed, record):
+            continue
+        home = _home(record)
+        name = observed.clusters[home].record.name
+        choose = partial(choose_cluster, candidates=ledger.candidates(slot))
+        tries = [{**each, home: why} for each in avoided(observed, slot)]
+        choice = rather(choose, Request.of(service.spec), tries)
+        if isinstance(choice, Choice) and slot in observed.memory.rests_s:
+            continue
+        failed = Failed(place=home, why=why, revision=service.spec.revision)
+        if not isinstance(choice, Choice):
+            if not stays(record.failed, home):
+                yield Remember(slot=slot, failed=failed)
+            reason = f"stays in {name}: {choice.reason}"
+            yield Unplaceable(slot=slot, reason=reason, verdicts=choice.verdicts)
+            continue
+        yield Remember(slot=slot, failed=replace(failed, followed_by=record.placement + 1))
+        yield Withdraw(placed=record.placed, cluster=home, reason=f"failed {why}")
+        if service.spec.update.order is UpdateOrder.STOP_FIRST:
+            continue  # it must be gone before the next one may start
+        ledger.reserve(ClusterId(choice.id), service.spec)
+        yield Place(
+            slot=slot,
+            cluster=ClusterId(choice.id),
+            placement=record.placement + 1,
+            reason=f"{choice.name}: {choice.reason} (it failed in {name})",
+            verdicts=choice.verdicts,
         )
 
 

@@ -19,6 +19,7 @@ from oakestra.model.machine import InstanceUsage, MachineUsage
 from oakestra.model.service import Application, InstanceAddress, ServiceSpec
 from oakestra.root.addresses import SUBNETS_LEASED, AddressPool, Lease
 from oakestra.root.history import Histories
+from oakestra.scheduling.elsewhere import Failed, Memory
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Index, Records
@@ -165,6 +166,8 @@ class SlotRecord:
     """Another placement that serves until the current one is ready, and a little longer."""
     aside: Aside | None = None
     """An earlier placement that was replaced because its cluster was lost, and may be taken back."""
+    failed: tuple[Failed, ...] = ()
+    """Clusters that could not get it up lately, the latest last; its present one, if no other would do."""
     reason: str = ""
     """Why it is where it is, or why it is nowhere."""
     verdicts: tuple[CandidateVerdict, ...] = ()
@@ -344,6 +347,8 @@ class RootState:
         """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
         self.turned_since_s: Mapping[Slot, float] = {}
         """Since when a successor in another cluster serves, while its predecessor is still there; memory only."""
+        self.memory = Memory()
+        """Of instances that failed in some cluster lately, as the last pass saw it; not kept."""
         self.refused: Mapping[tuple[Slot, ClusterId], Refused] = {}
         """Refusals that still hold, as the last pass saw them; memory only."""
         self.usage: dict[InstanceKey, InstanceUsage] = {}

@@ -230,6 +230,7 @@ class Root:
         changes = self._changes()
         self.state.refused, self.state.standing = observed.refused, observed.standing
         self.state.turned_since_s = observed.turned_since_s
+        self.state.memory = observed.memory
         decisions = plan(observed)
         self._tell(observed, decisions)
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
@@ -309,6 +310,7 @@ class Root:
         if rolling_s is not None:
             due.append(rolling_s)
         due += [at_s + LINGER_S - observed.now_s for at_s in observed.turned_since_s.values()]
+        due += observed.memory.due_s
         if self._resend:
             due.append(RESEND_EVERY_S)
         return max(min(due), 0.01) if due else None

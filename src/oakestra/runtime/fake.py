@@ -45,6 +45,8 @@ class FakeHost:
     logs: dict[int, list[bytes]] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     """Images that no registry has."""
+    unmakeable: dict[str, str] = field(default_factory=dict)
+    """Images of which no container can be made here, and why: a device is missing, say, or their command."""
     commands: dict[tuple[str, ...], FakeCommand] = field(default_factory=dict)
     """What can be run inside containers; every image has all of them and nothing else."""
     full: bool = False
@@ -130,6 +132,8 @@ class FakeRuntime:
             )
         if self.host.full:
             raise Unavailable("no space left for the container")
+        if spec.image in self.host.unmakeable:
+            raise Rejected(self.host.unmakeable[spec.image])
         self.host.specs[spec.number] = spec
         self.host.logs.setdefault(spec.number, [])
         self.host.containers[spec.number] = ContainerSeen(

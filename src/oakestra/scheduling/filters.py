@@ -88,6 +88,12 @@ def room(request: Request, candidate: WorkerCandidate) -> str:
     return f"runs its maximum of {candidate.capacity.instances_max} instances"
 
 
+def not_failed(request: Request, candidate: WorkerCandidate | ClusterCandidate) -> str:
+    """The instance did not fail there lately."""
+    why = request.avoided.get(candidate.id, "")
+    return f"failed {why}" if why else ""
+
+
 _ALWAYS: WorkerApplies = bool  # a request is always true
 WORKER_FILTERS: tuple[tuple[WorkerFilter, WorkerApplies], ...] = (
     (usable, _ALWAYS),
@@ -99,6 +105,7 @@ WORKER_FILTERS: tuple[tuple[WorkerFilter, WorkerApplies], ...] = (
     (csi_drivers, lambda request: bool(request.csi_drivers)),
     (addons, lambda request: bool(request.constraints)),
     (room, _ALWAYS),
+    (not_failed, lambda request: bool(request.avoided)),
 )
 """Every rule, and when it has anything to say; the order is that in which reasons are given."""
 
@@ -156,7 +163,13 @@ def fitting_pool(request: Request, candidate: ClusterCandidate) -> Pool | None:
     return None
 
 
-CLUSTER_FILTERS: tuple[ClusterFilter, ...] = (connected, allowed_cluster, pools, not_refused)
+CLUSTER_FILTERS: tuple[ClusterFilter, ...] = (
+    connected,
+    allowed_cluster,
+    pools,
+    not_refused,
+    not_failed,
+)
 
 
 def shortage(needed: Resources, free: Resources) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from oakestra.scheduling.filters import CLUSTER_FILTERS, worker_filters
@@ -70,6 +70,18 @@ def choose_worker(
 def choose_cluster(request: Request, candidates: Sequence[ClusterCandidate]) -> Choice | NoChoice:
     """Return the best cluster for the request."""
     return _choose(request, candidates, CLUSTER_FILTERS, cluster_score, what="cluster", start=0)
+
+
+def rather(
+    choose: Callable[[Request], Choice | NoChoice], request: Request, avoided: Sequence[Mapping[str, str]]
+) -> Choice | NoChoice:
+    """Choose, avoiding the first of these; if nobody would do then, the next of them, and so on."""
+    choice = choose(replace(request, avoided=avoided[0]))
+    for fewer in avoided[1:]:
+        if isinstance(choice, Choice):
+            break
+        choice = choose(replace(request, avoided=fewer))
+    return choice
 
 
 def _choose(

@@ -161,6 +161,14 @@ def _room(request: Request, candidate: WorkerCandidate) -> Remedy:
     )
 
 
+def _failed_on(request: Request, candidate: WorkerCandidate) -> Remedy:
+    return _failed(request, candidate.id, f"worker {candidate.name}")
+
+
+def _failed(request: Request, id: str, where: str) -> Remedy:
+    return Remedy(Effort.A_CHANGE, 0.0, f"make {where} able to run it, where it failed {request.avoided[id]}")
+
+
 WORKER_REMEDIES: Mapping[WorkerFilter, WorkerRemedy] = {
     filters.usable: _usable,
     filters.node: _node,
@@ -171,6 +179,7 @@ WORKER_REMEDIES: Mapping[WorkerFilter, WorkerRemedy] = {
     filters.csi_drivers: _csi_drivers,
     filters.addons: _addons,
     filters.room: _room,
+    filters.not_failed: _failed_on,
 }
 
 
@@ -216,9 +225,14 @@ def _not_refused(request: Request, candidate: ClusterCandidate) -> Remedy:
     return Remedy(Effort.A_CHANGE, 0.0, f"in cluster {candidate.name}: {candidate.refused}")
 
 
+def _failed_in(request: Request, candidate: ClusterCandidate) -> Remedy:
+    return _failed(request, candidate.id, f"cluster {candidate.name}")
+
+
 CLUSTER_REMEDIES: Mapping[ClusterFilter, ClusterRemedy] = {
     filters.connected: _connected,
     filters.allowed_cluster: _allowed_cluster,
     filters.pools: _pools,
     filters.not_refused: _not_refused,
+    filters.not_failed: _failed_in,
 }

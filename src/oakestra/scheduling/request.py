@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from oakestra.model.machine import Capacity
@@ -18,9 +19,11 @@ class Request:
     csi_drivers: tuple[str, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    avoided: Mapping[str, str] = field(default_factory=dict)
+    """Candidates that cannot run it although they should, by id, and how that shows: it completes "failed …"."""
 
     @classmethod
-    def of(cls, spec: ServiceSpec) -> Request:
+    def of(cls, spec: ServiceSpec, *, avoided: Mapping[str, str] | None = None) -> Request:
         """Return what an instance of this service asks for."""
         return cls(
             resources=spec.resources,
@@ -29,6 +32,7 @@ class Request:
             csi_drivers=spec.csi_drivers,
             ports=spec.ports,
             constraints=spec.constraints,
+            avoided=avoided or {},
         )
 
 

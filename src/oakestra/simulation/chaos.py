@@ -10,8 +10,9 @@ from typing import TypeVar
 from oakestra.cluster.state import Availability
 from oakestra.model.container import ContainerState
 from oakestra.model.errors import OakestraError
-from oakestra.simulation.faults import CALM, Event, Faults
+from oakestra.simulation.faults import CALM, NO_DEVICE, Event, Faults
 from oakestra.simulation.hosts import ClusterHost, Host, WorkerHost
+from oakestra.simulation.user import IMAGES
 from oakestra.simulation.world import World
 from oakestra.store.fake import Disk
 
@@ -84,6 +85,8 @@ class Chaos:
                 self._jump(self._any(list(self._world.hosts.values())))
             case Event.CLOSED:
                 await self._close(self._any([*self._world.clusters.values(), *self._world.workers.values()]))
+            case Event.UNABLE:
+                self._disable(self._a_worker(), self._any(IMAGES))
             case Event.PROCESS_ENDS | Event.NETWORK_TAKEN | Event.IMAGE_REMOVED:
                 self._disturb(event, self._a_worker())
 
@@ -162,6 +165,28 @@ class Chaos:
         disk = getattr(host, "disk", None)
         assert isinstance(disk, Disk), "root and clusters have a disk"
         disk.full = full
+
+    def _disable(self, worker: WorkerHost, image: str) -> None:
+        """Let a machine be unable to make containers of an image, and the processes of it that run there end."""
+        self._world.say(f"{worker.name} is unable to run {image}")
+        worker.kept.containers.unmakeable[image] = NO_DEVICE
+        for number, spec in sorted(worker.kept.containers.specs.items()):
+            if spec.image == image:
+                worker.end(number, 1)
+        self._undo_later(lambda: self._enabled(worker, image))
+
+    async def _enabled(self, worker: WorkerHost, image: str) -> None:
+        self._world.say(f"{worker.name} is able to run {image} again")
+        worker.kept.containers.unmakeable.pop(image, None)
+
+    def disable_a_few(self) -> None:
+        """Let some machines be unable to run some image for good."""
+        for worker in self._world.workers.values():
+            if worker.alive and self._random.random() < 0.15:  # noqa: PLR2004 - a few
+                self._disable(worker, self._any(IMAGES))
+        for task in tuple(self._undoing):
+            task.cancel()
+        self._undoing.clear()
 
     def _jump(self, host: Host) -> None:
         by_s = self._random.uniform(-CLOCK_JUMP_MAX_S, CLOCK_JUMP_MAX_S)

@@ -21,7 +21,7 @@ from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
 from oakestra.root.state import ServiceRecord, SlotRecord, slot_key
 from oakestra.scheduling.placement import Choice, choose_worker
 from oakestra.scheduling.request import Request, WorkerCandidate
-from oakestra.simulation.hosts import WorkerHost
+from oakestra.simulation.hosts import ClusterHost, WorkerHost
 from oakestra.simulation.world import World
 from oakestra.worker.execute import ADDRESS_LABEL, KEY_LABEL, SPEC_LABEL
 
@@ -216,6 +216,12 @@ def unsettled(world: World) -> Iterator[str]:
         if isinstance(place, tuple):
             worker, key = place
             rightful[worker.name].add(key)
+            if _is_unable(worker, key):
+                earlier = _leaving(world, record) if _serves_in(worker.cluster, record) else None
+                if earlier is not None and earlier[0].name in rightful:
+                    rightful[earlier[0].name].add(earlier[1])
+                yield from _fails_for_no_reason(world, worker, record)
+                continue
             yield from _runs(worker, key, record)
             yield from _outdated(world, worker, key)
             yield from _stays_for_no_reason(world, worker, record)
@@ -261,6 +267,13 @@ def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] |
     if fits:
         return f"{record.slot} waits ({record.reason}) although there is room on {', '.join(fits)}"
     return ""
+
+
+def _serves_in(cluster: ClusterHost | None, record: SlotRecord) -> bool:
+    """Tell whether an earlier attempt serves in a cluster: its successor is the business of that one alone."""
+    tier = cluster.tier if cluster is not None else None
+    held = tier.state.slots.get(cluster_slot_key(record.slot)) if tier is not None else None
+    return held is not None and held.leaving is not None
 
 
 def _on_the_dead(
@@ -320,6 +333,29 @@ def _stays_for_no_reason(world: World, worker: WorkerHost, record: SlotRecord) -
             if near and other.reachable and _is_open(other) and _fits(world, other, spec):
                 yield f"{record.slot} stays on {worker.name}, which is drained, though it fits on {other.name}"
                 return
+
+
+def _is_unable(worker: WorkerHost, key: InstanceKey) -> bool:
+    """Tell whether an attempt does not run because its machine cannot make a container of its image."""
+    for instance in worker.tier.desired.instances if worker.tier is not None else ():
+        if instance.key == key and instance.spec.image in worker.kept.containers.unmakeable:
+            return instance.outcome is None and instance.number not in worker.kept.containers.containers
+    return False
+
+
+def _fails_for_no_reason(world: World, worker: WorkerHost, record: SlotRecord) -> Iterator[str]:
+    """What its machine is unable to run stays there only while nobody else could, and nobody else may."""
+    assert world.root.tier is not None, "asked only when root is up"
+    spec = world.root.tier.state.services[record.slot.service].spec
+    serves = _serves_in(worker.cluster, record)
+    for other in world.workers.values() if spec.disconnect.replace and not serves else ():
+        able = spec.image not in other.kept.containers.unmakeable
+        near = (
+            other.cluster is worker.cluster and other.name not in world.closed
+        )  # it moves within a drained cluster
+        if able and other.reachable and (near or _is_open(other)) and _fits(world, other, spec):
+            yield f"{record.slot} fails on {worker.name}, which is unable to run it, though it fits on {other.name}"
+            return
 
 
 def _fits(world: World, worker: WorkerHost, spec: ServiceSpec) -> bool:

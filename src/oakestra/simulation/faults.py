@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
+NO_DEVICE = "a device that it needs is not on this machine"
+
 
 class Event(Enum):
     """Something that happens at a moment and may last for a while."""
@@ -34,6 +36,8 @@ class Event(Enum):
     """An operator lets a worker or cluster take nothing new, or has it emptied."""
     CRASH_AT = "crash at"
     """A tier's process is killed when it next comes to some fail point, and started again later."""
+    UNABLE = "unable"
+    """A worker cannot make containers of some image for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -360,7 +360,9 @@ class WatchedRuntime(FakeRuntime):
 
     async def start(self, number: int) -> None:
         """Start a process; with SIM_EXIT=CODE in its environment it ends a moment later."""
-        await self._patiently(number, "start", super().start(number))
+        seen = self.host.containers.get(number)
+        whose = seen.labels[KEY_LABEL] if seen is not None else ""
+        await self._patiently(number, "start", super().start(number), whose=whose)
         spec = self.host.specs.get(number)
         codes = [text for text in spec.environment if text.startswith(EXITS)] if spec is not None else []
         for text in codes:

@@ -25,6 +25,9 @@ ADMINISTRATOR = Principal(
 )
 
 
+IMAGES = tuple(f"docker.io/library/image{number}:1" for number in range(4))
+
+
 @dataclass(slots=True, kw_only=True)
 class Believed:
     """What was acknowledged about one service."""
@@ -222,7 +225,7 @@ class User:
             "microservice_name": f"s{position}",
             "microservice_namespace": "sim",
             "virtualization": "container",
-            "code": f"docker.io/library/image{random.randrange(4)}:1",
+            "code": IMAGES[random.randrange(len(IMAGES))],
             "memory": random.choice([0, 64, 200, 500]),
             "vcpus": random.choice([0, 1, 2]),
         }

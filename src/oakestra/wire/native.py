@@ -159,6 +159,8 @@ class ClusterReport:
     successors: tuple[InstanceStatus, ...] = ()
     """Attempts that are to replace one which still serves, and is the one in `statuses`."""
     refusals: tuple[Refusal, ...] = ()
+    exhausted: tuple[Refusal, ...] = ()
+    """Placements that fail on the worker that has them, and that no other worker here would take now."""
     claims: tuple[Claim, ...] = ()
     """What root's present records never assigned: without root's word for it, it stays."""
     aggregates: tuple[Aggregate, ...] = ()

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from oakestra.model.container import ContainerSeen, ContainerState
-from oakestra.model.instance import InstanceStatus, Phase
+from oakestra.model.instance import Failures, InstanceStatus, Phase
 from oakestra.model.service import InstanceAddress, RestartPolicy
 from oakestra.scheduling.backoff import FORGIVEN_AFTER_S, delay_s
 from oakestra.worker.desired import LocalInstance, Outcome, namespace_address
 from oakestra.worker.health.course import Patient, gives_up_at_s
-from oakestra.worker.observe import Observed, StepKind
+from oakestra.worker.observe import Failure, Observed, StepKind
 
 RUN_LABEL = "oakestra.run"
 """Label of a container: which run of which instance it is."""
@@ -263,6 +263,7 @@ def _status(observed: Observed, instance: LocalInstance) -> InstanceStatus:
         ready=well and not instance.withdrawn and not refused and instance.number not in observed.unserved,
         reason=refused or reason,
         exit_code=exit_code,
+        failures=_failures(observed, instance),
         worker=desired.worker,
         revision=instance.spec.revision,
         namespace=namespace_address(desired, instance.number) or InstanceAddress(),
@@ -297,9 +298,28 @@ def _phase(observed: Observed, instance: LocalInstance) -> tuple[Phase, str]:
 
 def _trouble(observed: Observed, number: int) -> str:
     """Say which step of an instance does not work; of several, the one that failed last."""
-    failures = [failure for (other, _), failure in observed.failures.items() if other == number]
-    latest = max(failures, key=lambda failure: failure.until_s, default=None)
+    latest = max(_failed_steps(observed, number), key=lambda failure: failure.until_s, default=None)
     return f"could not {latest.kind.value}: {latest.reason}" if latest else ""
+
+
+def _failed_steps(observed: Observed, number: int) -> list[Failure]:
+    return [failure for (other, _), failure in observed.failures.items() if other == number]
+
+
+def _failures(observed: Observed, instance: LocalInstance) -> Failures | None:
+    """Return how often an instance failed in a row, so that its cluster can tell whether it gets up here."""
+    steps = max((failure.count for failure in _failed_steps(observed, instance.number)), default=0)
+    crashes, how = instance.crashes, instance.last_run
+    container = observed.containers.get(instance.number)
+    if (
+        container is not None
+        and container.state is ContainerState.STOPPED
+        and not _is_old(container, instance)
+    ):
+        crashes, how = _crashes(instance, container), instance.given_up or _ended(container)
+    if instance.outcome is not None or not (steps or crashes):
+        return None
+    return Failures(steps=steps, crashes=crashes, how=_trouble(observed, instance.number) or how)
 
 
 def _waiting(observed: Observed, instance: LocalInstance, container: ContainerSeen) -> str:

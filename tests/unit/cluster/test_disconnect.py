@@ -50,6 +50,22 @@ def test_it_is_replaced_as_soon_as_its_worker_is_lost() -> None:
     assert town.revisions() == {0: 1}
 
 
+def test_what_has_room_nowhere_else_goes_on_where_it_was_when_its_worker_returns() -> None:
+    """Found by seed 109: nothing was decided about it while its replacement fitted nowhere, not even on its own worker,
+    whose room it held."""
+    town = Town()
+    only = town.worker(0, 150)
+    town.want(service(disconnect=DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL)), 1)
+    town.rest()
+    town.away.add(only)
+    later(town, LOST_S)
+    assert town.place(0) is None
+    town.away.clear()
+    later(town, 1)
+    assert town.place(0) == only
+    assert town.revisions() == {0: 1}
+
+
 def test_it_may_wait_for_longer() -> None:
     town, home = cut_off(DisconnectPolicy(lost_after_s=100.0))
     later(town, 90)

@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from oakestra.cluster.elsewhere import exhausted
 from oakestra.cluster.ledger import free_of
+from oakestra.cluster.moves import still_held
 from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.render.claims import claims
 from oakestra.cluster.render.serving import serving, status_of
@@ -30,6 +32,7 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
         statuses=tuple(_statuses(observed)),
         successors=tuple(_successors(observed)),
         refusals=tuple(_refusals(observed)),
+        exhausted=tuple(_exhausted(observed)),
         claims=tuple(claims(observed)),
         aggregates=tuple(_aggregates(candidates)),
         workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
@@ -37,16 +40,29 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
 
 
 def _refusals(observed: Observed) -> Iterator[Refusal]:
-    """Yield what no worker here can take, once all workers that seem to be there have said what they hold."""
+    """Yield what no worker here can take, once all workers that seem to be there have said what they hold.
+
+    What was taken away to be placed anew here is nobody else's: it is placed when its earlier attempt is gone.
+    """
     if observed.adopting or any(
         worker.liveness is not Liveness.LOST and not worker.reported for worker in observed.workers.values()
     ):
         return
-    for _, record in sorted(observed.slots.items()):
+    held = still_held(observed, set())
+    for slot, record in sorted(observed.slots.items()):
         spec = observed.services.get(record.placed.service)
+        if slot in held:
+            continue
         stays = spec is not None and record.may_still_run(spec)
         if record.worker is None and record.leaving is None and record.reason and not stays:
             yield Refusal(placed=record.placed, reason=record.reason)
+
+
+def _exhausted(observed: Observed) -> Iterator[Refusal]:
+    """Yield what fails here and cannot be tried on another worker, so that root may try another cluster."""
+    for _, record in sorted(observed.slots.items()):
+        if why := exhausted(observed, record):
+            yield Refusal(placed=record.placed, reason=why)
 
 
 def _statuses(observed: Observed) -> Iterator[InstanceStatus]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from oakestra.control.failpoints import Point
 from oakestra.model.errors import Invalid
-from oakestra.simulation.faults import CALM
+from oakestra.simulation.faults import CALM, NO_DEVICE
 from oakestra.simulation.hosts import ClusterHost, Host, RootHost, WorkerHost
 from oakestra.simulation.scripted.stage import Stage
 from oakestra.simulation.scripted.words import Verb, exactly
@@ -28,6 +28,9 @@ class Breaking:
             Verb("power-off WORKER", "let a machine lose power", self._power_off),
             Verb("fill WORKER", "leave no room on a machine's disk", self._fill),
             Verb("empty WORKER", "have room there again", self._empty),
+            Verb("unable WORKER NAME", "let a machine be unable to make containers of a service's image", self._unable),
+            Verb("hide WORKER NAME", "let a machine find a service's image nowhere", self._hide),
+            Verb("able WORKER NAME", "let it find it, and run it, again", self._able),
             Verb("lose HOST", "let a tier lose its state, and start anew", self._lose),
             Verb("copy HOST", "copy what root or a cluster has written down", self._copy),
             Verb("restore HOST", "let it start anew with that copy", self._restore),
@@ -69,6 +72,27 @@ class Breaking:
         worker = self._stage.worker(exactly(words, 1)[0])
         worker.fill_disk(full=False)
         yield f"the disk of {worker.name} has room again"
+
+    async def _unable(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        worker, image = self._image(words)
+        worker.kept.containers.unmakeable[image] = NO_DEVICE
+        yield f"{worker.name} is unable to run {image}"
+
+    async def _hide(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        worker, image = self._image(words)
+        worker.kept.containers.missing.add(image)
+        worker.kept.containers.images.discard(image)
+        yield f"{worker.name} finds {image} nowhere"
+
+    async def _able(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        worker, image = self._image(words)
+        worker.kept.containers.unmakeable.pop(image, None)
+        worker.kept.containers.missing.discard(image)
+        yield f"{worker.name} is able to run {image}"
+
+    def _image(self, words: list[str]) -> tuple[WorkerHost, str]:
+        host, name = exactly(words, 2)
+        return self._stage.worker(host), self._stage.image(name)
 
     async def _lose(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         host = self._stage.host(exactly(words, 1)[0])

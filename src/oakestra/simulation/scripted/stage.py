@@ -123,6 +123,13 @@ class Stage:
             raise Invalid(f"there is no service {name!r}, only {known}")
         return self.names.ids[name]
 
+    def image(self, name: str) -> str:
+        """Return the image of the service of this name. Raises `Invalid` if there is none, or root is away."""
+        id, root = self.service(name), self.world.root.tier
+        if root is None:
+            raise Invalid(f"root is not up, and knows alone which image {name} has")
+        return root.state.services[id].spec.image
+
     def slot(self, text: str) -> Slot:
         """Return the instance that is meant by SERVICE.NUMBER. Raises `Invalid` if that is none."""
         name, dot, number = text.rpartition(".")

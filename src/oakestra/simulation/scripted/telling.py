@@ -12,6 +12,7 @@ from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ServiceId
 from oakestra.model.instance import Slot
 from oakestra.root.state import SlotRecord
+from oakestra.scheduling.placement import nobody
 from oakestra.simulation.checkers import key_of
 from oakestra.simulation.hosts import ClusterHost, RootHost
 from oakestra.simulation.world import World
@@ -154,7 +155,7 @@ def _availability(cluster: ClusterHost, id: str) -> str:
 def _remedies(world: World, record: SlotRecord, held: Sequence[HeldSlot]) -> Iterator[str]:
     """Yield the least that would help an instance that is nowhere."""
     cluster = world.cluster_of(record.cluster) if record.cluster else None
-    waiting = [one for one in held if one.worker is None]
+    waiting = [one for one in held if one.worker is None or nobody(one.verdicts)]
     found = list(cluster.tier.remedies(waiting).values()) if cluster and cluster.tier else []
     if record.cluster is None and world.root.tier is not None:
         found += world.root.tier.remedies([record.slot]).values()
