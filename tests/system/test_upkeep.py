@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab_fixture import Fleet, client, direct, server, until
+from lab_fixture import Fleet, client, direct, server, sleeper, until
 from load import requests
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -111,6 +111,26 @@ def test_a_cordoned_worker_keeps_what_it_has_and_gets_nothing_new(uncordoned: Fl
         }
         assert held.items() <= after.items()
         assert "w2" not in {worker for number, worker in after.items() if number not in held}
+
+
+def test_a_job_that_is_done_is_not_done_again_where_its_worker_is_drained_or_lost(uncordoned: Fleet) -> None:
+    fleet = uncordoned
+    job = sleeper("job", one_shot=True, cmd=["/bin/sh", "-c", "date +%s%N; echo done"])
+    with fleet.application("work", job, counts={}):
+        fleet.scale("work.job", 2)
+        until(lambda: [one["phase"] for one in fleet.instances("work")] == ["COMPLETED"] * 2)
+        done = fleet.instances("work")
+        (service,) = fleet.services("work")
+        told = fleet.lines(service)
+        place = done[0]["worker"]
+        assert f"{place} is draining" in fleet.oak.run("worker", "drain", place, "--wait").stdout
+        fleet.lab("cut", place)
+        until(lambda: place not in {worker["name"] for worker in fleet.live()})
+        fleet.heal()
+        until(lambda: fleet.lines(service) == told)
+        assert [(one["phase"], one["attempt"], one["worker"]) for one in fleet.instances("work")] == [
+            (one["phase"], one["attempt"], one["worker"]) for one in done
+        ]
 
 
 def test_a_worker_that_is_gone_for_good_can_be_forgotten(uncordoned: Fleet) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceKey, Slot
+from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.scheduling.elsewhere import Failed
 from oakestra.scheduling.placement import CandidateVerdict
 
@@ -130,8 +130,17 @@ class Forgive:
     """Why it is where it is now, if that has changed with it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """A one-shot instance has done its work: it is neither moved nor started anew, whatever becomes of its worker."""
+
+    slot: Slot
+    status: InstanceStatus
+
+
 Decision = (
-    Remember
+    Finish
+    | Remember
     | Forgive
     | SetAside
     | TakeBack

@@ -8,6 +8,7 @@ from dataclasses import replace
 from oakestra.cluster.decisions import (
     Adopt,
     Decision,
+    Finish,
     Forget,
     ForgetService,
     Forgive,
@@ -56,6 +57,7 @@ def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
             epoch=assignment.version.epoch,
             seen_on=assigned.seen_on,
             turned=assigned.turned,
+            done=assigned.done,
         )
         _accept_slot(state, assigned.placed, fresh)
     for placed in assignment.withdrawn:
@@ -143,14 +145,11 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             _set_aside(state, decision)
         case TakeBack():
             _take_back(state, decision)
-        case Remember(slot=slot, failed=failed):
-            record = state.slots[slot_key(slot)]
-            state.slots.put(slot_key(slot), replace(record, failed=added(record.failed, failed)))
         case Forgive():
             _forgive(state, decision)
-        case Unplaceable(slot=slot, reason=reason, verdicts=verdicts):
-            record = state.slots[slot_key(slot)]
-            state.slots.put(slot_key(slot), replace(record, reason=reason, verdicts=verdicts))
+        case Unplaceable() | Remember() | Finish():
+            record = state.slots[slot_key(decision.slot)]
+            state.slots.put(slot_key(decision.slot), _annotated(record, decision))
         case Withdraw(key=key, worker=worker, reason=reason):
             current = state.slots.get(slot_key(key.slot))
             _withdraw(state, key, worker, held=_held(current, key), reason=reason)
@@ -173,6 +172,17 @@ def _forgive(state: ClusterState, decision: Forgive) -> None:
     if decision.reason:
         forgiven = replace(forgiven, reason=decision.reason, verdicts=())
     state.slots.put(slot_key(decision.slot), forgiven)
+
+
+def _annotated(record: SlotRecord, decision: Unplaceable | Remember | Finish) -> SlotRecord:
+    """Return the record with what is known of its slot now, which stays where it is."""
+    match decision:
+        case Unplaceable(reason=reason, verdicts=verdicts):
+            return replace(record, reason=reason, verdicts=verdicts)
+        case Remember(failed=failed):
+            return replace(record, failed=added(record.failed, failed))
+        case Finish(status=status):
+            return replace(record, done=status)
 
 
 def _move(state: ClusterState, move: Move) -> None:

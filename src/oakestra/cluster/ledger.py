@@ -82,7 +82,7 @@ def _holdings(observed: Observed, gone: set[Withdrawn]) -> Iterator[tuple[Worker
     """Yield what is taken of every worker; None: as much as the service asks for now."""
     for record in observed.slots.values():
         service = record.placed.service
-        if record.worker is not None:
+        if record.worker is not None and not observed.is_done(record):
             yield record.worker, service, record.held
         if record.leaving is not None:
             yield record.leaving.worker, service, record.leaving.held

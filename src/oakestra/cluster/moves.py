@@ -93,7 +93,7 @@ def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) 
     """Say why an instance should be elsewhere or anew; nothing if it is fine, homeless, or moves already."""
     worker = observed.workers.get(record.worker) if record.worker else None
     there = worker is not None and worker.reported and worker.liveness is Liveness.LIVE
-    if worker is None or not there or record.leaving is not None:
+    if worker is None or not there or record.leaving is not None or observed.is_done(record):
         return ""
     if worker.record.availability is Availability.DRAINING:
         return f"worker {worker.record.name} is drained"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord, WorkerView
 from oakestra.control.settled import same
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
+from oakestra.model.instance import InstanceKey, InstanceStatus, Slot, is_done
 from oakestra.model.service import ServiceSpec
 from oakestra.scheduling.elsewhere import Memory, remember
 from oakestra.scheduling.lingering import IN_FLIGHT_S, LINGER_S, since
@@ -72,6 +72,11 @@ class Observed:
     """Of instances that failed on some worker lately."""
     adopting: bool
     """The store is new: workers that ran instances before may not have reported them yet."""
+
+    def is_done(self, record: SlotRecord) -> bool:
+        """Tell whether a one-shot instance has done its work, as its service is now."""
+        spec = self.services.get(record.placed.service)
+        return spec is not None and is_done(spec, record.done)
 
     def name_of(self, service: ServiceId) -> str:
         """Return what a service is called; nothing if it is not known here."""

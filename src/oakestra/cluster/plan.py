@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from oakestra.cluster.decisions import (
     Adopt,
     Decision,
+    Finish,
     Forget,
     ForgetService,
     GrantSubnet,
@@ -27,7 +29,7 @@ from oakestra.cluster.reconcile import is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceKey, Phase, Slot
+from oakestra.model.instance import InstanceKey, Phase, Slot, is_done
 from oakestra.model.service import DisconnectPolicy, UpdateOrder
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice
@@ -72,6 +74,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     pardoned = tuple(forgiven(observed))
     return (
         *forgotten,
+        *_completed(observed),
         *pardoned,
         *adopted,
         *relieved,
@@ -113,6 +116,16 @@ def _to_mend(observed: Observed, record: SlotRecord, ledger: Ledger) -> Sequence
     if not exhausted(observed, record):
         return candidates
     return [candidate for candidate in candidates if candidate.id == record.worker]
+
+
+def _completed(observed: Observed) -> Iterator[Finish]:
+    """Yield every instance that was seen to have done its work."""
+    for slot, record in observed.slots.items():
+        worker = observed.workers.get(record.worker) if record.worker else None
+        spec = observed.services.get(slot.service)
+        status = worker.statuses.get(record.key) if worker is not None else None
+        if spec is not None and status is not None and is_done(spec, status) and not observed.is_done(record):
+            yield Finish(slot=slot, status=replace(status, worker=record.worker or WorkerId("")))
 
 
 def _gone(observed: Observed) -> Iterator[Forget]:
@@ -255,11 +268,13 @@ def _attempts_seen(observed: Observed) -> Counter[Slot]:
 
 
 def _homeless(observed: Observed, record: SlotRecord) -> bool:
-    return record.worker is None or bool(_given_up(observed, record))
+    return not observed.is_done(record) and (record.worker is None or bool(_given_up(observed, record)))
 
 
 def _given_up(observed: Observed, record: SlotRecord) -> str:
-    """Say why what is on a worker is to be replaced; nothing while it may run there, or its service waits."""
+    """Say why what is on a worker is to be replaced; nothing while it may run there, its service waits, or it is done."""
+    if observed.is_done(record):
+        return ""
     worker = observed.workers.get(record.worker) if record.worker else None
     if worker is None:
         return f"worker {record.worker} is lost"

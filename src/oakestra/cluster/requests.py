@@ -12,7 +12,7 @@ import msgspec
 from oakestra.cluster.state import Availability, ClusterState, SlotRecord, WorkerRecord
 from oakestra.model.errors import Conflict, Invalid, NotFound
 from oakestra.model.ids import WorkerId
-from oakestra.model.instance import Slot
+from oakestra.model.instance import Slot, is_done
 from oakestra.scheduling.placement import nobody
 from oakestra.store.event_log import EventLog, told
 from oakestra.transport.calls import Method
@@ -90,7 +90,10 @@ class Requests:
         """Forget a worker that is lost or has nothing; should it come back, it is a new member."""
         worker = self._worker(arguments)
         held = sum(
-            holder == worker.id for record in self._state.slots.values() for holder, _ in record.attempts
+            holder == worker.id
+            for record in self._state.slots.values()
+            if not self._is_done(record)
+            for holder, _ in record.attempts
         )
         if held and not self._is_lost(worker.id):
             raise Conflict(
@@ -103,6 +106,10 @@ class Requests:
         logger.info("worker removed", extra={"worker": worker.name})
         self._wake()
         yield msgspec.json.encode(Changed(name=worker.name, removed=True))
+
+    def _is_done(self, record: SlotRecord) -> bool:
+        spec = self._state.services.get(record.placed.service)
+        return spec is not None and is_done(spec, record.done)
 
     def _worker(self, arguments: Mapping[str, Any]) -> WorkerRecord:
         record = self._state.workers.get(str(arguments.get("worker", "")))

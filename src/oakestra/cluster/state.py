@@ -91,6 +91,8 @@ class SlotRecord:
     """An earlier attempt that was replaced because its worker was lost, and may be taken back."""
     failed: tuple[Failed, ...] = ()
     """Workers that could not get it up lately, the latest last; its present one, if nobody else would do."""
+    done: InstanceStatus | None = None
+    """How it was when it had done its work, if it is of a one-shot service."""
     reason: str = ""
     verdicts: tuple[CandidateVerdict, ...] = ()
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.service import InstanceAddress
+from oakestra.model.service import InstanceAddress, ServiceSpec
 
 
 class Phase(IntEnum):
@@ -132,3 +132,13 @@ def order(status: InstanceStatus) -> tuple[int, int, int, int, int, int]:
 def merge(a: InstanceStatus, b: InstanceStatus) -> InstanceStatus:
     """Return the truer of two statuses of one slot: commutative, associative, idempotent."""
     return max(a, b, key=order)
+
+
+def is_done(spec: ServiceSpec, status: InstanceStatus | None) -> bool:
+    """Tell whether a one-shot instance has done its work: it is not run again, wherever it was, but for an update."""
+    return (
+        status is not None
+        and spec.one_shot
+        and status.phase is Phase.COMPLETED
+        and spec.covers(status.revision)
+    )

@@ -18,7 +18,7 @@ from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
 from oakestra.model.errors import Conflict, Invalid, NotFound, OakestraError
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
-from oakestra.model.instance import Slot
+from oakestra.model.instance import Slot, is_done
 from oakestra.model.service import Application, InstanceAddress, ServiceAddresses
 from oakestra.root.execute import rolled_back
 from oakestra.root.state import (
@@ -280,7 +280,10 @@ class Operations:
         """Forget a cluster that holds nothing; should it come back, it is a new member."""
         record = self._cluster(id)
         held = sum(
-            holder == record.id for slot in self._state.slots.values() for holder, _ in slot.placements
+            holder == record.id
+            for slot in self._state.slots.values()
+            if not is_done(self._state.services[slot.slot.service].spec, slot.status)
+            for holder, _ in slot.placements
         )
         if held:
             raise Conflict(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from oakestra.model.ids import ClusterId, ServiceId
-from oakestra.model.instance import InstanceStatus, Placement, Slot, merge, order
+from oakestra.model.instance import InstanceStatus, Placement, Slot, is_done, merge, order
 from oakestra.model.service import Resources, ServiceSpec, UpdateOrder
 from oakestra.root.addresses import grown
 from oakestra.root.decisions import (
@@ -271,7 +271,7 @@ def _placements(
     moving = on_their_way(observed, withdrawn)
     for slot, record in sorted(observed.slots.items()):
         service = observed.services.get(slot.service)
-        if service is None or not record.wanted or slot in besides:
+        if service is None or not record.wanted or slot in besides or is_done(service.spec, record.status):
             continue
         why = _why_move(observed, record, service.spec)
         asked = "" if why else drained(observed, record)

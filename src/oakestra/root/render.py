@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from oakestra.model.address import Peer, worker_subnet
 from oakestra.model.ids import ClusterId, OrganizationId, WorkerId
-from oakestra.model.instance import InstanceStatus, Placement, Slot
+from oakestra.model.instance import InstanceStatus, Placement, Slot, is_done
 from oakestra.model.service import InstanceAddress
 from oakestra.root.observe import Observed
 from oakestra.root.state import ServiceRecord, SlotRecord
@@ -78,11 +78,13 @@ def _assignment(
 
 
 def _assigned(observed: Observed, record: SlotRecord, placed: Placement) -> AssignedSlot:
-    once = not observed.services[record.slot.service].spec.disconnect.replace
+    spec = observed.services[record.slot.service].spec
+    once = not spec.disconnect.replace
     seen_on = record.status.worker if once and record.status is not None else WorkerId("")
     elsewhere = record.aside is not None and placed == record.aside_placed
     turned = elsewhere or (record.turned and placed != record.placed)
-    return AssignedSlot(placed=placed, address=record.address, seen_on=seen_on, turned=turned)
+    done = record.status if is_done(spec, record.status) else None
+    return AssignedSlot(placed=placed, address=record.address, seen_on=seen_on, turned=turned, done=done)
 
 
 def _origin(observed: Observed, service: ServiceRecord) -> Origin:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import msgspec
@@ -16,7 +16,7 @@ from oakestra.cluster.state import Availability
 from oakestra.cluster.state import SlotRecord as HeldSlot
 from oakestra.cluster.state import slot_key as cluster_slot_key
 from oakestra.model.container import ContainerSeen, ContainerState
-from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, order
+from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, is_done, order
 from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
 from oakestra.root.state import ServiceRecord, SlotRecord, slot_key
 from oakestra.scheduling.placement import Choice, choose_worker
@@ -212,24 +212,42 @@ def unsettled(world: World) -> Iterator[str]:
         if record is None:
             yield f"root forgot {slot}"
             continue
-        place = _place(world, record)
-        if isinstance(place, tuple):
-            worker, key = place
-            rightful[worker.name].add(key)
-            if _is_unable(worker, key):
-                earlier = _leaving(world, record) if _serves_in(worker.cluster, record) else None
-                if earlier is not None and earlier[0].name in rightful:
-                    rightful[earlier[0].name].add(earlier[1])
-                yield from _fails_for_no_reason(world, worker, record)
-                continue
-            yield from _runs(worker, key, record)
-            yield from _outdated(world, worker, key)
-            yield from _stays_for_no_reason(world, worker, record)
-        elif place:
-            yield place
+        yield from _of_slot(world, record, rightful)
     for name, keys in rightful.items():
         yield from _nothing_else(world.workers[name], keys)
         yield from _routes(world, world.workers[name])
+
+
+def _of_slot(world: World, record: SlotRecord, rightful: Mapping[str, set[InstanceKey]]) -> Iterator[str]:
+    """Yield what is wrong with a slot; note which of its attempts have a right to be on each worker."""
+    assert world.root.tier is not None, "asked only when root is up"
+    if is_done(world.root.tier.state.services[record.slot.service].spec, record.status):
+        _let_ended_be(world, record, rightful)
+        return
+    place = _place(world, record)
+    if isinstance(place, str):
+        if place:
+            yield place
+        return
+    worker, key = place
+    rightful[worker.name].add(key)
+    if _is_unable(worker, key):
+        earlier = _leaving(world, record) if _serves_in(worker.cluster, record) else None
+        if earlier is not None and earlier[0].name in rightful:
+            rightful[earlier[0].name].add(earlier[1])
+        yield from _fails_for_no_reason(world, worker, record)
+        return
+    yield from _runs(worker, key, record)
+    yield from _outdated(world, worker, key)
+    yield from _stays_for_no_reason(world, worker, record)
+
+
+def _let_ended_be(world: World, record: SlotRecord, rightful: Mapping[str, set[InstanceKey]]) -> None:
+    """What has done its work stays ended wherever it is, and nothing of it runs."""
+    for name, keys in rightful.items():
+        tier = world.workers[name].tier
+        instances = tier.desired.instances if tier is not None else ()
+        keys |= {one.key for one in instances if one.key.slot == record.slot and one.outcome is not None}
 
 
 def _place(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | str:

@@ -45,6 +45,8 @@ class AssignedSlot:
     """Where root saw it last, if it must never run twice: for a cluster that lost its records."""
     turned: bool = False
     """Another cluster serves it by now: nobody is to be led here any more, and it will be withdrawn soon."""
+    done: InstanceStatus | None = None
+    """How a one-shot instance was when it had done its work: it must not run again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

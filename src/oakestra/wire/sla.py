@@ -512,7 +512,7 @@ def _microservice(sent: dict[str, Any]) -> Microservice:
         one_shot=one_shot,
         restart=RestartPolicy(document.get("restart_policy", document.get("restart", default_restart))),
         health_check=health_check(document["health_check"]) if "health_check" in document else None,
-        update=update_policy(document.get("update_policy", {}), replaced=disconnect.replace),
+        update=update_policy(document.get("update_policy", {}), two=disconnect.replace and not one_shot),
         disconnect=disconnect,
         constraints=tuple(_constraint(rule) for rule in document.get("constraints", ())),
         addresses=_wanted_addresses(document),

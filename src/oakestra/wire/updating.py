@@ -45,11 +45,8 @@ UPDATE_POLICY = closed(
 )
 
 
-def update_policy(found: Mapping[str, Any], *, replaced: bool = True) -> UpdatePolicy:
-    """Return what a checked `update_policy` says.
-
-    Of a service whose instances are not `replaced` when they are out of reach two would do harm, so never two it is,
-    unless the SLA says otherwise.
-    """
-    usual = UpdateOrder.START_FIRST if replaced else UpdateOrder.STOP_FIRST
+def update_policy(found: Mapping[str, Any], *, two: bool = True) -> UpdatePolicy:
+    """Return what a checked `update_policy` says. Where `two` at a time would do harm, never two it is, unless the SLA
+    says otherwise: of jobs, and of what is not replaced when it is out of reach."""
+    usual = UpdateOrder.START_FIRST if two else UpdateOrder.STOP_FIRST
     return msgspec.convert({"order": usual, **found}, UpdatePolicy)  # whole numbers are seconds, too

@@ -32,6 +32,8 @@ class Rendering:
         routes = Routes(observed, remote, self._led)
         held: defaultdict[WorkerId, list[AssignedInstance]] = defaultdict(list)
         for _, record in sorted(observed.slots.items()):
+            if observed.is_done(record):
+                continue  # absence removes nothing, and a worker that forgot it must not begin it again
             for worker_id, key in record.attempts:
                 continues = record.continued_key if key == record.key else None
                 held[worker_id].append(AssignedInstance(key=key, address=record.address, continues=continues))

@@ -68,7 +68,9 @@ def _exhausted(observed: Observed) -> Iterator[Refusal]:
 def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
     for _, record in sorted(observed.slots.items()):
         (worker, key), status = serving(observed, record)
-        if status is not None:
+        if record.done is not None and observed.is_done(record):
+            yield record.done
+        elif status is not None:
             here = worker or WorkerId("")
             yield status if status.worker == here else replace(status, worker=here)
         elif worker is not None:
