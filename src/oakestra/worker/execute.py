@@ -125,7 +125,7 @@ def labels(instance: LocalInstance) -> dict[str, str]:
     """Return what a container carries, enough to take it over should the desired set be lost."""
     return {
         RUN_LABEL: run_name(instance),
-        KEY_LABEL: msgspec.json.encode(instance.key).decode(),
+        KEY_LABEL: msgspec.json.encode(instance.made_as or instance.key).decode(),  # as in the run's name
         RESTART_LABEL: str(instance.restart),
         ADDRESS_LABEL: msgspec.json.encode(instance.address).decode(),
         SPEC_LABEL: msgspec.json.encode(instance.spec).decode(),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from oakestra.model.address import worker_subnet
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceKey
 from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.wire.native import AssignedInstance, Version, WorkerAssignment
-from oakestra.worker.desired import Desired, accept
-from oakestra.worker.plan import Rerun, counted, run_name
+from oakestra.worker.desired import Desired, accept, adopt
+from oakestra.worker.execute import found, labels
+from oakestra.worker.plan import RUN_LABEL, Rerun, counted, run_name
 
 SPEC = ServiceSpec(
     id=ServiceId("5" * 24),
@@ -48,6 +50,17 @@ def test_what_is_taken_back_goes_on_under_its_new_name_and_its_run_is_the_same()
     assert again == renamed
     rerun = counted(renamed, Rerun(renamed.number, 1, "crashed"))
     assert run_name(rerun) == "/".join(map(str, (*THIRD, 1)))
+
+
+def test_what_was_taken_back_and_made_again_is_found_as_what_it_is_when_the_worker_forgot_it() -> None:
+    """Method: the container is made under the new name (a reboot took the first), and its labels are all that is left."""
+    before = accept(Desired(), told(1, one(FIRST)))
+    (renamed,) = accept(before, told(2, one(THIRD, continues=FIRST))).instances
+    container = ContainerSeen(number=renamed.number, state=ContainerState.RUNNING, labels=labels(renamed))
+    stranger = found(container)
+    assert stranger is not None
+    (again,) = accept(adopt(Desired(), [(stranger, "")]), told(3, one(THIRD, continues=FIRST))).instances
+    assert (again.key, run_name(again)) == (THIRD, container.labels[RUN_LABEL])
 
 
 def test_what_is_not_there_any_more_begins_anew() -> None:
