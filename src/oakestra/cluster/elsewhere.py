@@ -14,7 +14,7 @@ from functools import partial
 from oakestra.cluster.decisions import Forgive, Place, Remember, Unplaceable, Withdraw
 from oakestra.cluster.ledger import Ledger
 from oakestra.cluster.observe import Observed
-from oakestra.cluster.state import Availability, SlotRecord
+from oakestra.cluster.state import SlotRecord
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceStatus, Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
@@ -71,18 +71,15 @@ def tried_elsewhere(
 def fails(observed: Observed, record: SlotRecord) -> str:
     """Say how an instance fails that should be tried elsewhere, completing "failed …"; nothing while it may get up.
 
-    One whose worker is emptied, or that is of an earlier revision, is replaced anyway.
+    One that is of an earlier revision is replaced anyway. One whose worker is emptied may fit nowhere else in this
+    cluster: then it is root's turn, as everywhere.
     """
     worker = observed.workers.get(record.worker) if record.worker else None
     spec = observed.services.get(record.placed.service)
     status = worker.statuses.get(record.key) if worker is not None else None
     if worker is None or spec is None or status is None or worker.liveness is not Liveness.LIVE:
         return ""
-    if (
-        not spec.disconnect.replace
-        or not spec.covers(record.revision)
-        or worker.record.availability is Availability.DRAINING
-    ):
+    if not spec.disconnect.replace or not spec.covers(record.revision):
         return ""
     return failing(status)
 

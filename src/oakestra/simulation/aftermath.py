@@ -36,7 +36,7 @@ async def _unnoticed(
     for place, process in sorted(before.items()):  # what waited for room may get some that others leave
         if process != after.get(place):
             world.complain(f"{what} changed {place}: {process} became {after.get(place)}")
-    for sentence in unsettled(world):
+    for sentence in unsettled(world, resting=True):
         world.complain(f"not settled after {what}: {sentence}")
 
 

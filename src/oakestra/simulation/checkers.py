@@ -195,8 +195,11 @@ def _short(key: InstanceKey) -> str:
 # --- once all had time to heal ----------------------------------------------------------------------------------
 
 
-def unsettled(world: World) -> Iterator[str]:
-    """Yield what is not yet as it should be on the machines that are alive."""
+def unsettled(world: World, *, resting: bool = False) -> Iterator[str]:
+    """Yield what is not yet as it should be on the machines that are alive.
+
+    `resting`: what fails where it is may rest there for its time before it is tried elsewhere.
+    """
     root = world.root.tier
     if root is None:
         yield "root is not up"
@@ -212,13 +215,20 @@ def unsettled(world: World) -> Iterator[str]:
         if record is None:
             yield f"root forgot {slot}"
             continue
-        yield from _of_slot(world, record, rightful)
+        yield from _of_slot(world, record, rightful, may_rest=resting)
     for name, keys in rightful.items():
         yield from _nothing_else(world.workers[name], keys)
         yield from _routes(world, world.workers[name])
 
 
-def _of_slot(world: World, record: SlotRecord, rightful: Mapping[str, set[InstanceKey]]) -> Iterator[str]:
+def _rests(world: World, slot: Slot) -> bool:
+    tiers = (world.root.tier, *(cluster.tier for cluster in world.clusters.values()))
+    return any(tier is not None and slot in tier.state.memory.rests_s for tier in tiers)
+
+
+def _of_slot(
+    world: World, record: SlotRecord, rightful: Mapping[str, set[InstanceKey]], *, may_rest: bool
+) -> Iterator[str]:
     """Yield what is wrong with a slot; note which of its attempts have a right to be on each worker."""
     assert world.root.tier is not None, "asked only when root is up"
     if is_done(world.root.tier.state.services[record.slot.service].spec, record.status):
@@ -235,7 +245,8 @@ def _of_slot(world: World, record: SlotRecord, rightful: Mapping[str, set[Instan
         earlier = _leaving(world, record) if _serves_in(worker.cluster, record) else None
         if earlier is not None and earlier[0].name in rightful:
             rightful[earlier[0].name].add(earlier[1])
-        yield from _fails_for_no_reason(world, worker, record)
+        if not (may_rest and _rests(world, record.slot)):
+            yield from _fails_for_no_reason(world, worker, record)
         return
     yield from _runs(worker, key, record)
     yield from _outdated(world, worker, key)

@@ -107,6 +107,15 @@ def test_where_nobody_else_would_do_it_stays_says_so_and_root_is_told() -> None:
     assert not exhausted(town)
 
 
+def test_what_fails_on_a_worker_that_is_drained_is_told_to_root_if_nobody_else_here_would_do() -> None:
+    town, (only,) = some(1)
+    town.unable.add(only)
+    town.drain(only)
+    town.rest()
+    (told,) = exhausted(town)
+    assert told.placed.slot == Slot(SERVICE, 0)
+
+
 def test_it_goes_when_another_worker_comes_but_not_before_its_time() -> None:
     town, (only,) = some(1)
     town.unable.add(only)
