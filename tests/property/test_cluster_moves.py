@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oakestra.cluster.decisions import Move, Place
 from oakestra.cluster.render.up import cluster_report
+from oakestra.cluster.state import Availability
 from oakestra.model.service import (
     DisconnectPolicy,
     PublishedPort,
@@ -134,6 +138,44 @@ def test_a_broken_revision_stops_at_the_first_instance_and_going_back_mends_it()
     town.rest()
     assert town.revisions() == {2: 3}
     assert sum(len(runs) for runs in town.runs.values()) == 3
+
+
+def test_going_back_starts_nothing_where_the_earlier_revision_still_serves() -> None:
+    town = Town(broken={1})
+    for number in range(3):
+        town.worker(number, 1000)
+    settled(town, service(), 3)
+    homes = [town.place(number) for number in range(3)]
+    town.want(service(revision=1), 3)
+    for _ in range(STEPS):
+        town.step()
+    assert town.leaving() == 1
+    town.want(service(revision=2, same_as=(0,)), 3)
+    for _ in range(STEPS):
+        assert not [one for one in town.step() if isinstance(one, Place | Move)]
+        assert town.revisions() == {0: 3}
+    assert [town.place(number) for number in range(3)] == homes
+    assert sum(len(runs) for runs in town.runs.values()) == 3
+    assert (town.leaving(), dict(town.state.withdrawals)) == (0, {})
+
+
+def test_a_drain_that_is_called_off_leaves_what_has_no_ready_successor_where_it_is() -> None:
+    town = Town()
+    home, other = town.worker(0, 1000), town.worker(1, 1000)
+    town.unable.add(other)
+    settled(town, service(), 1)
+    assert town.place(0) == home
+    town.drain(home)
+    for _ in range(STEPS):
+        town.step()
+    assert town.leaving() == 1
+    town.state.workers.put(home, replace(town.state.workers[home], availability=Availability.CORDONED))
+    town.rest()
+    assert (town.place(0), town.leaving(), town.revisions()) == (home, 0, {0: 1})
+    town.unable.clear()
+    town.drain(home)
+    town.rest()
+    assert (town.place(0), len(town.runs[home])) == (other, 0), "it can be drained again"
 
 
 def test_what_cannot_go_anywhere_stays_and_says_why() -> None:

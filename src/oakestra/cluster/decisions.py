@@ -105,10 +105,14 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeBack:
-    """An attempt that was set aside goes on as the slot's next one, in place of its replacement."""
+    """An attempt that was set aside, or was to leave, goes on as the slot's next one."""
 
     slot: Slot
+    worker: WorkerId
     attempt: int
+    continues: int
+    """The number that it had."""
+    revision: int
     reason: str
 
 

@@ -219,9 +219,9 @@ def _set_aside(state: ClusterState, decision: SetAside) -> None:
 
 
 def _take_back(state: ClusterState, decision: TakeBack) -> None:
-    """Make an attempt that was set aside the current one; its replacement, if there is one, serves until it is proven."""
+    """Make an earlier attempt the current one; its replacement, if there is one, serves until it is proven."""
     record = state.slots[slot_key(decision.slot)]
-    assert record.aside is not None, "only what was set aside is taken back"
+    aside = record.aside if record.aside is not None and record.aside.attempt == decision.continues else None
     replacement = None
     if record.worker is not None:
         replacement = Leaving(
@@ -229,13 +229,13 @@ def _take_back(state: ClusterState, decision: TakeBack) -> None:
         )
     taken = replace(
         record,
-        worker=record.aside.worker,
+        worker=decision.worker,
         attempt=decision.attempt,
-        continues=record.aside.attempt,
-        revision=record.aside.revision,
-        held=record.aside.held,
+        continues=decision.continues,
+        revision=decision.revision,
+        held=_held(record, InstanceKey(*record.placed, decision.continues)),
         leaving=replacement,
-        aside=None,
+        aside=None if aside is not None else record.aside,
         reason=decision.reason,
         verdicts=(),
     )

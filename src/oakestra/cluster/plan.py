@@ -25,7 +25,7 @@ from oakestra.cluster.elsewhere import Places, choose, exhausted, forgiven, trie
 from oakestra.cluster.ledger import Ledger
 from oakestra.cluster.moves import finished, fits_after, moves, still_held
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
-from oakestra.cluster.reconcile import is_set_aside, returned
+from oakestra.cluster.reconcile import called_off, is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import ServiceId, WorkerId
@@ -61,7 +61,10 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     held = still_held(observed, {(d.worker, d.key) for d in forgotten})
     seen = _attempts_seen(observed)
     touched = {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*adopted, *withdrawn)}
-    back = tuple(returned(observed, ledger, seen, besides=touched))
+    back = (
+        *returned(observed, ledger, seen, besides=touched),
+        *called_off(observed, seen, besides=touched),
+    )
     at_home = {d.slot for d in (*adopted, *back) if not isinstance(d, Withdraw)}
     placed = tuple(_placements(observed, ledger, places, seen, at_home, held))
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*placed, *back)}

@@ -15,7 +15,7 @@ from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.render.serving import status_of
 from oakestra.cluster.state import Aside, Availability, SlotRecord
 from oakestra.model.ids import WorkerId
-from oakestra.model.instance import Slot
+from oakestra.model.instance import InstanceStatus, Slot
 from oakestra.model.service import Reconcile, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_worker
@@ -42,6 +42,51 @@ def returned(
             yield _decided(
                 observed, ledger, record, worker, spec, max(record.attempt, attempts.get(slot, 0)) + 1
             )
+
+
+def called_off(
+    observed: Observed, attempts: Mapping[Slot, int], *, besides: set[Slot]
+) -> Iterator[TakeBack | Withdraw]:
+    """Yield what need not leave any more: its worker is drained no longer, or it is of the wanted revision again, and no
+    successor is ready yet. `attempts` is the highest attempt anybody reported of each slot."""
+    for slot, record in sorted(observed.slots.items()):
+        spec = observed.services.get(slot.service)
+        if record.leaving is None or record.continues or spec is None or slot in besides:
+            continue  # what was taken back is not given up before its worker has heard of it
+        worker, earlier = _may_stay(observed, record, spec)
+        if worker is None or earlier is None:
+            continue
+        reason = "what was to replace it is not needed any more"
+        if record.worker is not None:
+            yield Withdraw(key=record.key, worker=record.worker, reason=reason)
+        yield TakeBack(
+            slot=slot,
+            worker=record.leaving.worker,
+            attempt=max(record.attempt, attempts.get(slot, 0)) + 1,
+            continues=record.leaving.attempt,
+            revision=earlier.revision,
+            reason=reason,
+        )
+
+
+def _may_stay(
+    observed: Observed, record: SlotRecord, spec: ServiceSpec
+) -> tuple[WorkerSeen | None, InstanceStatus | None]:
+    assert record.leaving is not None, "asked only while something leaves"
+    worker = observed.workers.get(record.leaving.worker)
+    earlier = status_of(observed, record.leaving.worker, record.leaving_key)
+    successor = status_of(observed, record.worker, record.key)
+    stays = (
+        worker is not None
+        and worker.liveness is Liveness.LIVE
+        and worker.record.availability is not Availability.DRAINING
+        and earlier is not None
+        and earlier.ready
+        and spec.covers(earlier.revision)
+        and not record.leaving.relieved
+        and not (successor is not None and successor.ready)
+    )
+    return (worker, earlier) if stays else (None, None)
 
 
 def is_set_aside(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
@@ -87,7 +132,14 @@ def _decided(
     )
     if stays is Stays.ORIGINAL:
         reason = f"{worker.record.name} is back: {why}"
-        return TakeBack(slot=record.placed.slot, attempt=attempt, reason=reason)
+        return TakeBack(
+            slot=record.placed.slot,
+            worker=record.aside.worker,
+            attempt=attempt,
+            continues=record.aside.attempt,
+            revision=record.aside.revision,
+            reason=reason,
+        )
     return Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
 
 

@@ -38,10 +38,8 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
             case SetAside(slot=slot, worker=worker, reason=reason):
                 attempt = observed.slots[slot].attempt
                 yield _about(slot, EventKind.SET_ASIDE, reason, _name(observed, worker), attempt)
-            case TakeBack(slot=slot, attempt=attempt, reason=reason):
-                aside = observed.slots[slot].aside
-                name = _name(observed, aside.worker) if aside is not None else ""
-                yield _about(slot, EventKind.ADOPTED, reason, name, attempt)
+            case TakeBack(slot=slot, worker=worker, attempt=attempt, reason=reason):
+                yield _about(slot, EventKind.ADOPTED, reason, _name(observed, worker), attempt)
             case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
             case Withdraw(key=key, worker=worker, reason=reason):
