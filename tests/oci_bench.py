@@ -31,7 +31,7 @@ TIMEOUT_S = 20.0
 IMAGE = "localhost/busybox:1"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1001:\nextra:x:2000:app\n"
-TOOLS = "sh sleep cat echo ls id yes seq head touch mount mkdir mknod unshare ip date kill true grep tr dd hostname"
+TOOLS = "sh sleep cat echo ls id yes seq head touch mount mkdir mknod unshare ip date kill true grep tr dd hostname stty tty"
 
 
 @dataclass(frozen=True, kw_only=True)

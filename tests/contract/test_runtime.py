@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
 from random import Random
 from typing import Protocol
 
@@ -13,7 +14,16 @@ import oci_bench
 from oakestra.control.clock import SystemClock
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import Rejected, Unavailable
-from oakestra.runtime import KILLED, TIMED_OUT, CommandEnded, CommandOutput, OutputStream, Runtime
+from oakestra.model.terminal import Terminal, TerminalSize
+from oakestra.runtime import (
+    KILLED,
+    TIMED_OUT,
+    CommandEnded,
+    CommandInput,
+    CommandOutput,
+    OutputStream,
+    Runtime,
+)
 from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
 from oakestra.runtime.oci import OciRuntime
 from oci_bench import IMAGE, Bench, pieces, spec, until
@@ -22,6 +32,9 @@ UNTIL_TOLD = ("sh", "-c", "echo started; while [ ! -e /end ]; do sleep 0.02; don
 
 SAYS_AND_FAILS = ("sh", "-c", "echo out; echo err >&2; exit 3")
 LASTS = ("sh", "-c", "echo begun; sleep 1000")
+ECHOES = ("cat",)
+READS_NOTHING = ("sh", "-c", "sleep 1; echo awake; sleep 1000")
+TELLS_ITS_SIZE = ("sh", "-c", "stty size; trap 'stty size' WINCH; while true; do sleep 0.02; done")
 SAYS_MUCH = ("head", "-c", "300000", "/dev/zero")
 COMMANDS = {
     SAYS_AND_FAILS: FakeCommand(
@@ -32,6 +45,15 @@ COMMANDS = {
         exit_code=3,
     ),
     LASTS: FakeCommand(output=(CommandOutput(stream=OutputStream.STDOUT, data=b"begun\n"),), lasts_s=1000.0),
+    ECHOES: FakeCommand(replies=lambda entered: entered if isinstance(entered, bytes) else b""),
+    READS_NOTHING: FakeCommand(
+        output=(CommandOutput(stream=OutputStream.STDOUT, data=b"awake\n"),), lasts_s=1000.0
+    ),
+    TELLS_ITS_SIZE: FakeCommand(
+        replies=lambda entered: (
+            b"" if isinstance(entered, bytes) else b"%d %d\r\n" % (entered.rows, entered.columns)
+        )
+    ),
     SAYS_MUCH: FakeCommand(output=(CommandOutput(stream=OutputStream.STDOUT, data=bytes(50_000)),) * 6),
 }
 """What the fake's images have; real ones have it anyway."""
@@ -379,6 +401,137 @@ def test_a_command_that_says_too_much_is_killed(machine: Machine) -> None:
         assert found[-1] == CommandEnded(
             exit_code=KILLED, reason="wrote more than 200000 bytes and was killed"
         )
+
+    live(machine, story)
+
+
+class Typist:
+    """Enters into a command what the test says, when it says so."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._said: asyncio.Queue[CommandInput | None] = asyncio.Queue()
+
+    def enter(self, *said: CommandInput | None) -> None:
+        for one in said:
+            self._said.put_nowait(one)
+
+    async def entered(self) -> AsyncGenerator[CommandInput, None]:
+        while (said := await self._said.get()) is not None:
+            self.taken += 1
+            yield said
+
+
+class Attended:
+    """A command that runs, and what it said so far."""
+
+    def __init__(self, pieces: AsyncGenerator[CommandOutput | CommandEnded, None]) -> None:
+        self.pieces = pieces
+        self.found: list[CommandOutput | CommandEnded] = []
+
+    async def listen(self) -> None:
+        async for piece in self.pieces:
+            self.found.append(piece)
+
+    @property
+    def out(self) -> bytes:
+        return _said(self.found, OutputStream.STDOUT)
+
+
+def test_a_command_reads_what_is_entered_to_its_end(machine: Machine) -> None:
+    """Megabytes of any bytes, nothing lost, in order; with the end of its input it ends."""
+
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        sent = [bytes([number % 256]) * 60_000 + bytes(range(256)) for number in range(40)]
+        typist = Typist()
+        typist.enter(*sent, None)
+        pieces = agent.exec(1, ECHOES, timeout_s=20.0, entered=typist.entered())
+        found = [piece async for piece in pieces]
+        assert found[0] == CommandOutput(stream=OutputStream.STDOUT, data=b""), "told that it runs"
+        assert _said(found, OutputStream.STDOUT) == b"".join(sent)
+        assert found[-1] == CommandEnded(exit_code=0)
+        nothing = Typist()
+        nothing.enter(None)
+        found = [piece async for piece in agent.exec(1, ECHOES, timeout_s=20.0, entered=nothing.entered())]
+        assert (_said(found, OutputStream.STDOUT), found[-1]) == (b"", CommandEnded(exit_code=0))
+
+    live(machine, story)
+
+
+def test_only_what_a_command_reads_is_taken(machine: Machine) -> None:
+    """So that who enters it is slowed; a pipe, too, takes a little."""
+
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        typist = Typist()
+        typist.enter(*[bytes(60_000)] * 100)
+        async with aclosing(
+            agent.exec(1, READS_NOTHING, timeout_s=1000.0, entered=typist.entered())
+        ) as pieces:
+            while _said([await anext(pieces)], OutputStream.STDOUT) != b"awake\n":
+                pass
+            assert typist.taken < 20
+
+    live(machine, story)
+
+
+def test_a_command_at_a_terminal_has_its_size_and_heeds_ctrl_c(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        typist, at = Typist(), Terminal(size=TerminalSize(rows=31, columns=101))
+        attended = Attended(
+            agent.exec(1, TELLS_ITS_SIZE, timeout_s=20.0, entered=typist.entered(), terminal=at)
+        )
+        async with asyncio.timeout(oci_bench.TIMEOUT_S), asyncio.TaskGroup() as group:
+            group.create_task(attended.listen())
+            await until(lambda: b"31 101\r\n" in attended.out)
+            typist.enter(TerminalSize(rows=5, columns=6))
+            await until(lambda: b"5 6\r\n" in attended.out)
+            typist.enter(b"\x03")
+        assert attended.found[-1] == CommandEnded(exit_code=130)
+        assert _said(attended.found, OutputStream.STDERR) == b""
+
+    live(machine, story)
+
+
+def test_the_end_of_what_is_typed_is_told_to_who_reads_at_a_terminal(machine: Machine) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        typist, at = Typist(), Terminal(size=TerminalSize(rows=24, columns=80))
+        typist.enter(b"hi\n", None)
+        pieces = agent.exec(1, ECHOES, timeout_s=20.0, entered=typist.entered(), terminal=at)
+        found = [piece async for piece in pieces]
+        assert b"hi" in _said(found, OutputStream.STDOUT)
+        assert found[-1] == CommandEnded(exit_code=0)
+        with pytest.raises(Rejected, match="'nothing' is not in the image"):
+            await anext(agent.exec(1, ("nothing",), timeout_s=20.0, entered=typist.entered(), terminal=at))
+
+    live(machine, story)
+
+
+@pytest.mark.parametrize("terminal", [None, Terminal(size=TerminalSize(rows=24, columns=80))])
+def test_a_command_that_reads_ends_with_its_listener_and_its_container(
+    machine: Machine, terminal: Terminal | None
+) -> None:
+    async def story(agent: Runtime) -> None:
+        await _run(agent, 1)
+        typist = Typist()
+        left = agent.exec(1, ECHOES, timeout_s=1000.0, entered=typist.entered(), terminal=terminal)
+        await anext(left)
+        typist.enter(b"hi\n")
+        while b"hi" not in _said([await anext(left)], OutputStream.STDOUT):
+            pass
+        await left.aclose()
+        assert await _state(agent, 1) is ContainerState.RUNNING
+        attended = Attended(
+            agent.exec(1, ECHOES, timeout_s=1000.0, entered=Typist().entered(), terminal=terminal)
+        )
+        async with asyncio.timeout(oci_bench.TIMEOUT_S), asyncio.TaskGroup() as group:
+            group.create_task(attended.listen())
+            await until(lambda: attended.found)
+            await machine.end(agent, 1, 0)
+        assert attended.found[-1] == CommandEnded(exit_code=KILLED)
 
     live(machine, story)
 

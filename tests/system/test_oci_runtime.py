@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from oakestra.model.container import ContainerState
 from oakestra.model.errors import Rejected, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.model.service import Resources
-from oakestra.runtime import TIMED_OUT, CommandEnded, CommandOutput
+from oakestra.model.terminal import Terminal, TerminalSize
+from oakestra.runtime import TIMED_OUT, CommandEnded, CommandInput, CommandOutput
 from oakestra.runtime.oci import OciRuntime, images_in_use
 from oci_bench import Bench, ended, output, run, seen, spec, until
 
@@ -771,12 +773,96 @@ def test_a_container_goes_with_the_commands_in_it(bench: Bench) -> None:
     assert not bench.leftovers()
 
 
-def test_the_next_agent_ends_the_commands_of_one_that_died(bench: Bench) -> None:
+TERMINAL = Terminal(size=TerminalSize(rows=24, columns=80), name="vt100")
+
+
+async def _typed(*said: CommandInput) -> AsyncGenerator[CommandInput, None]:
+    """Enter this, and then nothing for ever."""
+    for one in said:
+        yield one
+    await asyncio.Event().wait()
+
+
+def test_a_command_at_a_terminal_is_the_containers_own_user_but_for_the_terminal(bench: Bench) -> None:
+    bench.images.image = replace(bench.images.image, user="app", working_dir="/tmp")
+    script = "id; pwd; echo $FROM_IMAGE $TERM; tty; stty size 2>/dev/null; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status"
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime, environment=("TERM=dumb",))
+        plain, _ = await execute(runtime, "sh", "-c", script)
+        pieces = runtime.exec(1, ("sh", "-c", script), timeout_s=20.0, entered=_typed(), terminal=TERMINAL)
+        *found, ended = [piece async for piece in pieces]
+        assert ended == CommandEnded(exit_code=0)
+        said = b"".join(piece.data for piece in found if isinstance(piece, CommandOutput)).decode()
+        assert plain.split("\n")[2:4] == ["1 dumb", "not a tty"]
+        assert said.split("\r\n")[2:5] == ["1 vt100", "/dev/pts/0", "24 80"]
+        assert (said.split("\r\n")[:2], said.split("\r\n")[5:8]) == (
+            plain.split("\n")[:2],
+            plain.split("\n")[-4:-1],
+        )
+
+    with_agent(bench, story)
+
+
+def test_line_ends_are_the_commands_own_business(bench: Bench) -> None:
+    """Full-screen programs switch their translation off, and mean what they then write."""
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        words = ("sh", "-c", "echo a; stty -opost; echo b; stty opost; echo c")
+        pieces = runtime.exec(1, words, timeout_s=20.0, entered=_typed(), terminal=TERMINAL)
+        found = [piece async for piece in pieces]
+        said = b"".join(piece.data for piece in found if isinstance(piece, CommandOutput))
+        assert said == b"a\r\nb\nc\r\n"
+
+    with_agent(bench, story)
+
+
+def test_sessions_leave_nothing_however_they_end(bench: Bench) -> None:
+    """By themselves, unheard, too late, refused, with a job in the background: no process, file descriptor, or file."""
+
+    async def session(runtime: OciRuntime, *words: str, terminal: Terminal | None, timeout_s: float) -> None:
+        said = (b"echo hi; sleep 999 &\n", TerminalSize(rows=5, columns=6))
+        pieces = runtime.exec(1, words, timeout_s=timeout_s, entered=_typed(*said), terminal=terminal)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if timeout_s > 1 and isinstance(piece, CommandOutput) and b"hi" in piece.data:
+                    return
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        alone, opened = bench.cgroups.pids(1), _opened()
+        for _ in range(3):
+            for terminal in (None, TERMINAL):
+                for timeout_s in (0.3, 100.0):
+                    await session(runtime, "sh", terminal=terminal, timeout_s=timeout_s)
+                with pytest.raises(Rejected):
+                    await session(runtime, "nothing", terminal=terminal, timeout_s=100.0)
+                cancelled = asyncio.ensure_future(session(runtime, "cat", terminal=terminal, timeout_s=99.0))
+                await until(lambda: _in_commands(bench))
+                cancelled.cancel()
+                await asyncio.wait((cancelled,))
+        assert (bench.cgroups.pids(1), _opened(), _commands_left(bench)) == (alone, opened, [])
+
+    with_agent(bench, story)
+
+
+def _opened() -> list[str]:
+    """Return what this process has open, but for what moves by itself."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return sorted(name for name in found if "/proc/" not in name)
+
+
+@pytest.mark.parametrize("keys", ["", ", entered=wait()", ", entered=wait(), terminal=terminal"])
+def test_the_next_agent_ends_the_commands_of_one_that_died(bench: Bench, keys: str) -> None:
     task = oci_bench.Task(
         root=str(bench.root), worker=bench.worker, cgroup_parent=bench.cgroup_parent, number=1, up=True
     )
     asker = subprocess.Popen(
-        [sys.executable, "-c", _ASK_AND_WAIT, msgspec.json.encode(task).decode()],
+        [sys.executable, "-c", _ASK_AND_WAIT.replace(", KEYS", keys), msgspec.json.encode(task).decode()],
         env={"PATH": process_table.PATH, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
@@ -786,6 +872,7 @@ def test_the_next_agent_ends_the_commands_of_one_that_died(bench: Bench) -> None
         assert found.state is ContainerState.RUNNING
         await until(lambda: bench.cgroups.pids(1) == {found.pid})
         assert (await execute(runtime, "true"))[1].exit_code == 0
+        await until(lambda: not [line for _, line in bench.processes() if "exec" in line])
 
     try:
         asyncio.run(until(lambda: len(_in_commands(bench)) == 2))
@@ -797,6 +884,7 @@ def test_the_next_agent_ends_the_commands_of_one_that_died(bench: Bench) -> None
 
 _ASK_AND_WAIT = """
 import asyncio, sys, msgspec, oci_bench
+from oakestra.model.terminal import Terminal, TerminalSize
 from pathlib import Path
 task = msgspec.json.decode(sys.argv[1], type=oci_bench.Task)
 async def main():
@@ -804,7 +892,11 @@ async def main():
     await runtime.prepare()
     await runtime.create(oci_bench.spec(1))
     await runtime.start(1)
-    async for _ in runtime.exec(1, ("sh", "-c", "sleep 999 & sleep 998"), timeout_s=1000.0):
+    terminal = Terminal(size=TerminalSize(rows=24, columns=80))
+    async def wait():
+        await asyncio.Event().wait()
+        yield b""
+    async for _ in runtime.exec(1, ("sh", "-c", "sleep 999 & sleep 998"), timeout_s=1000.0, KEYS):
         pass
 asyncio.run(main())
 """

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from oakestra.model.container import ContainerSeen
 from oakestra.model.service import Resources
+from oakestra.model.terminal import Terminal, TerminalSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,9 @@ class CommandEnded:
     """Why it was ended before its time, in a sentence for people; empty if it ended by itself."""
 
 
+CommandInput = bytes | TerminalSize
+"""What is entered into a command that runs: something to read, or that its terminal has another size now."""
+
 TIMED_OUT = 124
 """As timeout(1) has it."""
 KILLED = 137
@@ -147,13 +151,18 @@ class Runtime(Protocol):
         *,
         timeout_s: float,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
+        entered: AsyncIterator[CommandInput] | None = None,
+        terminal: Terminal | None = None,
     ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
         """Run a command in a RUNNING container, with the user, variables, directory and rights of its process.
 
         Yields an empty output as soon as it runs, then what it writes, only as fast as that is taken, then how it
-        ended. It reads nothing. Nothing that it started outlives it: all of it is killed when it ends, after
-        `timeout_s`, once it wrote more than `output_bytes_max`, and when the iterator is closed.
-        May overlap with every other call for that number.
+        ended. Nothing that it started outlives it: all of it is killed when it ends, after `timeout_s`, once it wrote
+        more than `output_bytes_max`, and when the iterator is closed. May overlap with every other call for that number.
+
+        It reads what is `entered`, which is taken only as fast as it reads; what it no longer reads is dropped. Without,
+        there is nothing to read. With a `terminal` it runs at one, of that size at first: everything it writes is
+        standard output, and the end of what is entered is typed as Ctrl-D. `entered` is left alone once it ended.
         """
 
     def on_change(self, wake: Callable[[], None]) -> None:

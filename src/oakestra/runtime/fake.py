@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from oakestra.control.clock import Clock
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import Rejected, Unavailable
+from oakestra.model.terminal import Terminal
 from oakestra.runtime import (
     KILLED,
     OUTPUT_BYTES_MAX,
     TIMED_OUT,
     CommandEnded,
+    CommandInput,
     CommandOutput,
     ContainerSpec,
     ContainerUsage,
@@ -33,6 +36,9 @@ class FakeCommand:
     output: tuple[CommandOutput, ...] = ()
     exit_code: int = 0
     lasts_s: float = 0.0
+    replies: Callable[[CommandInput], bytes] | None = None
+    """What it writes when something is entered; it then ends with its input, or by Ctrl-C at its terminal. It is told
+    the terminal's first size, too. None: it reads nothing."""
 
 
 @dataclass
@@ -195,6 +201,8 @@ class FakeRuntime:
         *,
         timeout_s: float,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
+        entered: AsyncIterator[CommandInput] | None = None,
+        terminal: Terminal | None = None,
     ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
         await self._work(self.latency_s)
         if not self._runs(number):
@@ -211,7 +219,47 @@ class FakeRuntime:
                 yield CommandEnded(exit_code=KILLED, reason=reason)
                 return
             yield output
+        if script.replies is not None:
+            async with aclosing(self._replied(number, script, entered, terminal, timeout_s)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
         yield await self._ended(number, script, timeout_s)
+
+    async def _replied(
+        self,
+        number: int,
+        script: FakeCommand,
+        entered: AsyncIterator[CommandInput] | None,
+        terminal: Terminal | None,
+        timeout_s: float,
+    ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
+        """Yield what a command writes that reads, and how it ends."""
+        assert script.replies is not None
+        if terminal is not None:
+            yield CommandOutput(stream=OutputStream.STDOUT, data=script.replies(terminal.size))
+        over = asyncio.ensure_future(
+            self._ended(number, replace(script, lasts_s=timeout_s + FOLLOW_POLL_S), timeout_s)
+        )
+        coming: asyncio.Future[CommandInput | None] | None = None
+        try:
+            while entered is not None:
+                coming = asyncio.ensure_future(anext(entered, None))
+                await asyncio.wait((coming, over), return_when=asyncio.FIRST_COMPLETED)
+                if over.done():
+                    yield over.result()
+                    return
+                found = coming.result()
+                if found is None or (terminal is not None and found == b"\x03"):
+                    yield CommandEnded(exit_code=script.exit_code if found is None else 130)
+                    return
+                yield CommandOutput(stream=OutputStream.STDOUT, data=script.replies(found))
+            yield CommandEnded(exit_code=script.exit_code)
+        finally:
+            for task in (over, coming):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait({task})
 
     async def _ended(self, number: int, script: FakeCommand, timeout_s: float) -> CommandEnded:
         left_s = min(script.lasts_s, timeout_s)

@@ -1,7 +1,8 @@
 """Run one command inside a running container (`runc exec`), and leave nothing of it behind.
 
-runc stays as the command's parent and passes its output on. Everything the command starts is in a part of the
-container's cgroup of its own, so that also what cuts itself loose from it is found and killed.
+runc stays as the command's parent, and passes on what it reads and writes; of one at a terminal `parent` takes its place.
+Everything the command starts is in a part of the container's cgroup of its own, so that also what cuts itself loose from
+it is found and killed.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+
+import msgspec
 
 from oakestra.control import endings, processes
 from oakestra.model.errors import Unavailable
-from oakestra.runtime import KILLED, TIMED_OUT, CommandEnded, CommandOutput, OutputStream
+from oakestra.model.terminal import Terminal
+from oakestra.runtime import KILLED, TIMED_OUT, CommandEnded, CommandInput, CommandOutput, OutputStream
+from oakestra.runtime.oci import parent, streams
 from oakestra.runtime.oci.failures import explain_runc, explained
 from oakestra.runtime.oci.linux.cgroups import Cgroups
 from oakestra.runtime.oci.record import Layout
+from oakestra.runtime.oci.streams import Streams
 
 PART = "exec-"
 """Names of the parts of a container's cgroup that belong to commands begin so."""
-PIECE_BYTES = 64 * 1024
 LINGER_S = 0.5
 """What a command left running may hold its output open for so long once the command has ended."""
 KILLED_WAIT_S = 10.0
@@ -47,16 +52,26 @@ class Execution:
         self._part = self._pid_file = Path()
 
     async def run(
-        self, command: Sequence[str], *, timeout_s: float, output_bytes_max: int
+        self,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        output_bytes_max: int,
+        entered: AsyncIterator[CommandInput] | None,
+        terminal: Terminal | None,
     ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
         """Yield as `Runtime.exec` promises."""
-        child = self._start(command)
+        child, ends = self._start(command, reads=entered is not None, terminal=terminal)
         watch = asyncio.ensure_future(self._watch(child, timeout_s))
+        reading: asyncio.Future[None] | None = None
         try:
-            await self._started(child, watch)
+            await self._started(child, ends, watch)
+            ends.begun()
             yield CommandOutput(stream=OutputStream.STDOUT, data=b"")
+            if entered is not None:
+                reading = asyncio.ensure_future(streams.enter(ends, entered))
             written = 0
-            async with contextlib.aclosing(_output(child, watch)) as pieces:
+            async with contextlib.aclosing(streams.read(ends, watch)) as pieces:
                 async for piece in pieces:
                     written += len(piece.data)
                     if written > output_bytes_max:
@@ -68,32 +83,91 @@ class Execution:
             yield CommandEnded(exit_code=TIMED_OUT if reason else code, reason=reason)
         finally:
             watch.cancel()
-            await self._leave_nothing(child, watch)
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait({reading})
+                if not reading.cancelled():
+                    reading.result()
+            await self._leave_nothing(child, ends, watch)
 
-    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        with explained(self._what, self._layout.bundle(self._number)):
-            self._part, argument = self._divided()
-            self._pid_file = self._layout.bundle(self._number) / f"{self._part.name}.pid"
+    def _start(
+        self, command: Sequence[str], *, reads: bool, terminal: Terminal | None
+    ) -> tuple[subprocess.Popen[bytes], Streams]:
+        bundle = self._layout.bundle(self._number)
+        with (
+            explained(self._what, bundle),
+            contextlib.ExitStack() as failed,
+            contextlib.ExitStack() as over,
+        ):
+            self._part, part = self._divided()
+            failed.callback(self._cgroups.clear, self._part)
+            self._pid_file = bundle / f"{self._part.name}.pid"
             self._pid_file.unlink(missing_ok=True)  # of an agent that died
-            try:
-                child = subprocess.Popen(
-                    [
-                        *(self._runc, "--root", str(self._layout.runc)),
-                        *("exec", "--cgroup", argument, "--pid-file", str(self._pid_file)),
-                        *(self._layout.id(self._number), *command),
-                    ],
-                    env={"PATH": processes.PATH},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
-                )
-            except BaseException:
-                self._cgroups.clear(self._part)
-                raise
-        for pipe in _pipes(child):
-            os.set_blocking(pipe.fileno(), False)
-        return child
+            words = [
+                *(self._runc, "--root", str(self._layout.runc)),
+                *("exec", "--cgroup", part, "--pid-file", str(self._pid_file)),
+            ]
+            passed: tuple[int, ...] = ()
+            if terminal is None:
+                ends = streams.pipes(reads=reads)
+                failed.callback(ends.close)
+                words += [self._layout.id(self._number), *command]
+            else:
+                ends = streams.terminal(bundle, f"{self._part.name}.sock")
+                failed.callback(ends.close)
+                described = self._described(command, terminal)
+                over.callback(os.close, described)
+                words, passed = self._at_terminal(words, ends, described)
+            read, out, err = ends.theirs
+            child = subprocess.Popen(
+                words,
+                env={"PATH": processes.PATH},
+                stdin=read,
+                stdout=out,
+                stderr=err,
+                pass_fds=passed,
+                start_new_session=True,
+            )
+            ends.given()
+            failed.pop_all()
+        return child, ends
+
+    def _at_terminal(
+        self, words: Sequence[str], ends: Streams, described: int
+    ) -> tuple[list[str], tuple[int, ...]]:
+        """Return what starts a command at a terminal, and which files it needs for that.
+
+        runc hands terminals over only when it lets go of the command. Then nobody would learn how it ended, so it gets
+        another parent.
+        """
+        assert ends.console is not None
+        start = [
+            *words,
+            *("--detach", "--process", f"/proc/self/fd/{described}", "--console-socket", ends.console.path),
+            self._layout.id(self._number),
+        ]
+        attended = [sys.executable, "-I", "-S", parent.__file__, str(self._pid_file), *start]
+        return attended, (described, ends.console.directory)
+
+    def _described(self, command: Sequence[str], terminal: Terminal) -> int:
+        """Return a file in memory with the container's own process, but that it is this command at a terminal.
+
+        Only so does the terminal have its size before the command looks.
+        """
+        config = msgspec.json.decode((self._layout.bundle(self._number) / "config.json").read_bytes())
+        process = config["process"]
+        known = [variable for variable in process.get("env", ()) if not variable.startswith("TERM=")]
+        described = {
+            **process,
+            "args": list(command),
+            "env": [*known, f"TERM={terminal.name}"],
+            "terminal": True,
+            "consoleSize": {"height": terminal.size.rows, "width": terminal.size.columns},
+        }
+        fd = os.memfd_create("process")
+        os.write(fd, msgspec.json.encode(described))
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
 
     def _divided(self) -> tuple[Path, str]:
         for name in self._names:
@@ -101,16 +175,16 @@ class Execution:
                 return self._cgroups.divide(self._number, f"{PART}{name}")
         raise AssertionError("there is always another name")
 
-    async def _started(self, child: subprocess.Popen[bytes], watch: asyncio.Future[str]) -> None:
+    async def _started(
+        self, child: subprocess.Popen[bytes], ends: Streams, watch: asyncio.Future[str]
+    ) -> None:
         """Return when the command runs or ran. Raises what kept it from that."""
         while not self._pid_file.exists():
             if child.poll() is not None and not self._pid_file.exists():
                 reason = await watch
                 if reason:
                     raise Unavailable(f"{self._what} failed: its start {reason}")
-                raise explain_runc(
-                    self._what, _all_of(child.stderr), directory=self._layout.bundle(self._number)
-                )
+                raise explain_runc(self._what, ends.said(), directory=self._layout.bundle(self._number))
             await asyncio.sleep(_POLL_S)
 
     async def _watch(self, child: subprocess.Popen[bytes], timeout_s: float) -> str:
@@ -148,8 +222,9 @@ class Execution:
             fd = os.pidfd_open(pid)
         except (FileNotFoundError, ValueError, ProcessLookupError):
             return None
-        if pid in processes.descendants((child.pid,)):
-            return fd
+        for _ in range(2):  # runc may be letting go of it just now, between one look and the other
+            if pid in processes.descendants((child.pid,)):
+                return fd
         os.close(fd)  # somebody else's by now
         return None
 
@@ -160,10 +235,11 @@ class Execution:
                 f"a command in container {self._number} does not end, not even by SIGKILL; it hangs in the kernel"
             )
 
-    async def _leave_nothing(self, child: subprocess.Popen[bytes], watch: asyncio.Future[str]) -> None:
+    async def _leave_nothing(
+        self, child: subprocess.Popen[bytes], ends: Streams, watch: asyncio.Future[str]
+    ) -> None:
         _kill_all(child)
-        for pipe in _pipes(child):
-            pipe.close()
+        ends.close()
         await asyncio.wait({watch})
         if not watch.cancelled():
             watch.exception()  # who waits for it was told
@@ -184,45 +260,6 @@ async def clear(cgroups: Cgroups, part: Path) -> bool:
     return False
 
 
-async def _output(
-    child: subprocess.Popen[bytes], watch: asyncio.Future[str]
-) -> AsyncGenerator[CommandOutput, None]:
-    """Yield what arrives until both streams end. Raises what `watch` raises: then they never will."""
-    streams = dict(zip(_pipes(child), OutputStream, strict=True))
-    while streams:
-        await _readable(tuple(streams), watch)
-        for pipe in tuple(streams):
-            with contextlib.suppress(BlockingIOError):
-                data = os.read(pipe.fileno(), PIECE_BYTES)
-                if data:
-                    yield CommandOutput(stream=streams[pipe], data=data)
-                else:
-                    del streams[pipe]
-        if watch.done():
-            watch.result()
-
-
-async def _readable(pipes: Sequence[IO[bytes]], watch: asyncio.Future[str]) -> None:
-    """Return when something can be read, or `watch` ends."""
-    loop = asyncio.get_running_loop()
-    found = loop.create_future()
-
-    def note(_: object = None) -> None:
-        if not found.done():
-            found.set_result(None)
-
-    for pipe in pipes:
-        loop.add_reader(pipe.fileno(), note)
-    if not watch.done():
-        watch.add_done_callback(note)
-    try:
-        await found
-    finally:
-        watch.remove_done_callback(note)
-        for pipe in pipes:
-            loop.remove_reader(pipe.fileno())
-
-
 async def _code(child: subprocess.Popen[bytes]) -> int:
     """Wait for runc; return its exit code, which is the command's."""
     if child.poll() is None:
@@ -240,15 +277,3 @@ def _kill_all(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         for pid in processes.descendants((child.pid,)):
             processes.kill(pid)
-
-
-def _pipes(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    assert child.stdout is not None
-    assert child.stderr is not None
-    return child.stdout, child.stderr
-
-
-def _all_of(pipe: IO[bytes] | None) -> str:
-    """Return what is in a pipe now."""
-    assert pipe is not None
-    return (pipe.read() or b"").decode(errors="replace")

@@ -19,9 +19,11 @@ from oakestra.control.failpoints import Point, reach
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import OakestraError, Rejected, Unavailable
 from oakestra.model.ids import WorkerId
+from oakestra.model.terminal import Terminal
 from oakestra.runtime import (
     OUTPUT_BYTES_MAX,
     CommandEnded,
+    CommandInput,
     CommandOutput,
     ContainerSpec,
     ContainerUsage,
@@ -217,6 +219,8 @@ class OciRuntime:
         *,
         timeout_s: float,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
+        entered: AsyncIterator[CommandInput] | None = None,
+        terminal: Terminal | None = None,
     ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
         seen = self._running.get(number) or self._look(number)
         if seen is None or seen.state is not ContainerState.RUNNING:
@@ -224,7 +228,13 @@ class OciRuntime:
         execution = Execution(
             self._layout, self._cgroups, number, runc=self._runc, names=self._execution_names
         )
-        pieces = execution.run(command, timeout_s=timeout_s, output_bytes_max=output_bytes_max)
+        pieces = execution.run(
+            command,
+            timeout_s=timeout_s,
+            output_bytes_max=output_bytes_max,
+            entered=entered,
+            terminal=terminal,
+        )
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece
