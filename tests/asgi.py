@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +73,21 @@ class AsgiClient:
     async def _exchange(self, scope: dict[str, Any], sent: bytes) -> Reply:
         waiting: list[Message] = [{"type": "http.request", "body": sent, "more_body": False}]
         received: list[Message] = []
+        gone = asyncio.Event()
 
         async def receive() -> Message:
-            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+            if waiting:
+                return waiting.pop(0)
+            await gone.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
             received.append(message)
 
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            gone.set()
         start = received[0]
         return Reply(
             status=start["status"],

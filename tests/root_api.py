@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +17,7 @@ from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
 from oakestra.model.machine import Capacity, InstanceUsage
 from oakestra.model.service import Resources
+from oakestra.model.terminal import TerminalSize
 from oakestra.root.api import endpoints
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
@@ -25,6 +28,16 @@ from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store.event_log import EventLog
 from oakestra.store.fake import Disk, FakeStore
 from oakestra.transport.http_server import Endpoint, application
+from oakestra.wire.execution import (
+    CommandEnd,
+    Entered,
+    FrameKind,
+    Input,
+    InputEnd,
+    Written,
+    decode_input,
+    frame,
+)
 from oakestra.wire.native import ClusterReport, Refusal, Version, WorkerSummary
 
 TABLES = (
@@ -32,6 +45,7 @@ TABLES = (
     "withdrawals", "clusters", "quarantine", "settings", "events",
 )  # fmt: skip
 
+BEGINS_WITHIN_S = 10.0
 CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
 
 
@@ -48,6 +62,71 @@ class HandClock:
         return self.now_s
 
 
+class Conversation:
+    """Stands in for a command that reads: it writes what is entered, and ends with its input, or by Ctrl-C."""
+
+    def __init__(self, call: str, *, room: int = 1000) -> None:
+        self.call = call
+        self.room = room
+        """So many more pieces can be entered."""
+        self.entered: list[Input] = []
+        self.ended = False
+        self._error: Exception | None = None
+        self._moved = asyncio.Event()
+
+    async def enter(self, body: bytes) -> None:
+        while not self.room:
+            await self._until_moved()
+        self.room -= 1
+        self.entered += decode_input(body)
+        self._moved.set()
+
+    def say(self, text: bytes) -> None:
+        """Let the command write something by itself."""
+        self.entered.append(Entered(text))
+        self._moved.set()
+
+    def fail(self, error: Exception) -> None:
+        """Let its answer be cut off."""
+        self._error = error
+        self._moved.set()
+
+    async def until_ended(self) -> None:
+        while not self.ended:
+            await self._until_moved()
+
+    def make_room(self, pieces: int) -> None:
+        self.room += pieces
+        self._moved.set()
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        said = 0
+        try:
+            yield frame(Written(FrameKind.STDOUT, b""))
+            while True:
+                while said == len(self.entered):
+                    await self._until_moved()
+                    if self._error is not None:
+                        raise self._error
+                found = self.entered[said]
+                said += 1
+                match found:
+                    case Entered(data=b"\x03") | InputEnd():
+                        yield frame(CommandEnd(exit_code=0 if isinstance(found, InputEnd) else 130))
+                        return
+                    case Entered():
+                        yield frame(Written(FrameKind.STDOUT, found.data))
+                    case TerminalSize():
+                        yield frame(Written(FrameKind.STDERR, b"%d %d\n" % (found.rows, found.columns)))
+        finally:
+            self.ended = True
+            self._moved.set()
+
+    async def _until_moved(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
+
+
 @dataclass
 class Workers:
     """Stands in for the workers that can be asked something."""
@@ -55,6 +134,23 @@ class Workers:
     pieces: tuple[bytes, ...] = (b"one\n", b"two\n")
     error: Exception | None = None
     asked: list[tuple[ClusterId, WorkerId, str, Mapping[str, Any]]] = field(default_factory=list)
+    conversations: list[Conversation] = field(default_factory=list)
+    room: int = 1000
+    """For so many pieces conversations have room at first."""
+
+    def converse(
+        self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
+    ) -> tuple[AsyncGenerator[bytes, None], Conversation]:
+        self.asked.append((cluster, worker, method, arguments))
+        if self.error is not None:
+            return self._refuse(), Conversation("refused")
+        self.conversations.append(Conversation(f"call-{len(self.conversations)}", room=self.room))
+        return self.conversations[-1].pieces(), self.conversations[-1]
+
+    async def _refuse(self) -> AsyncGenerator[bytes, None]:
+        assert self.error is not None
+        raise self.error
+        yield b""
 
     async def call(
         self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
@@ -84,6 +180,16 @@ class RootApi:
     async def admin(self) -> AsgiClient:
         """Return a client of Admin."""
         return await self.login("Admin", "secret")
+
+    async def session(self, client: AsgiClient) -> str:
+        """Return the address to which input of the newest conversation is posted, once it can be."""
+        async with asyncio.timeout(BEGINS_WITHIN_S):
+            while True:
+                if self.workers.conversations:
+                    url = f"/api/v1/sessions/{self.workers.conversations[-1].call}/input"
+                    if (await client.call("POST", f"{url}?sequence=0", raw=b"")).status == HTTPStatus.OK:
+                        return url
+                await asyncio.sleep(0)
 
     async def login(self, name: str, password: str, organization: str | None = None) -> AsgiClient:
         """Return a client of somebody."""
@@ -117,6 +223,7 @@ async def start_api(
         accounts=accounts,
         views=Views(state, clock=clock),
         call_worker=workers.call,
+        converse=workers.converse,
         remedies=lambda slots: {slot: f"more of {slot.number}" for slot in slots},
         clock=clock,
         epoch=state.records.epoch,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from lab_fixture import Fleet, client, server, until
+from oak_terminal import Terminal, in_terminal
+from oakestra.lab import power, record
+from oakestra.lab.plan import host as host_of
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -62,6 +69,80 @@ def test_who_goes_away_takes_the_command_along(shop: Fleet) -> None:
         asking.send_signal(signal.SIGINT)
         assert asking.wait(timeout=30) == 130
     until(lambda: sleeping() == "0\n")
+
+
+@contextmanager
+def shell(shop: Fleet) -> Iterator[Terminal]:
+    """Type at a shell in an instance."""
+    words = shop.oak.command("exec", "-it", "server.0", "--", "sh")
+    with in_terminal(words, {**shop.oak.variables, "TERM": "vt100"}, columns=80) as shown:
+        shown.type("echo pid=$$=\r")
+        shown.until(lambda text: re.search(r"pid=\d+=", text))
+        assert shown.raw
+        yield shown
+
+
+def is_there(shop: Fleet, shown: Terminal) -> bool:
+    """Tell whether the shell is still in the instance."""
+    found = re.search(r"pid=(\d+)=", shown.text)
+    assert found is not None
+    return (
+        shop.oak.run("exec", "server.0", "--", "test", "-d", f"/proc/{found[1]}", check=False).returncode == 0
+    )
+
+
+def test_megabytes_are_piped_through_a_command(shop: Fleet) -> None:
+    sent = Random(1).randbytes(8_000_001)
+    words = shop.oak.command("exec", "-i", "server.0", "--", "cat")
+    done = subprocess.run(
+        words, env=shop.oak.variables, input=sent, capture_output=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout == sent, done.stderr) == (0, True, b"")
+    words = shop.oak.command("exec", "-i", "server.1", "--", "sh", "-c", "head -c 5; exit 3")
+    done = subprocess.run(
+        words, env=shop.oak.variables, input=sent, capture_output=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, sent[:5], b""), "what is not read is dropped"
+
+
+def test_a_shell_in_an_instance_is_like_one_here(shop: Fleet) -> None:
+    with shell(shop) as shown:
+        shown.type("stty size; echo $TERM; hostname\r")
+        shown.until(lambda text: "24 80\r\nvt100\r\nserver-0\r\n" in text)
+        shown.resize(31, 101)
+        shown.type("stty size\r")
+        shown.until(lambda text: "31 101\r\n" in text)
+        shown.type('echo be""gun; sleep 7777\r')
+        shown.until(lambda text: "begun\r\n" in text)
+        shown.type("\x03")
+        shown.type("echo code=$?=\r")
+        shown.until(lambda text: "code=130=\r\n" in text)
+        shown.type("exit 7\r")
+        assert shown.end() == 7
+        assert not shown.raw
+    assert not is_there(shop, shown)
+
+
+def test_a_terminal_that_is_gone_takes_the_shell_along(shop: Fleet) -> None:
+    with shell(shop) as shown:
+        assert is_there(shop, shown)
+        shown.process.kill()
+        until(lambda: not is_there(shop, shown))
+
+
+def test_an_agent_that_dies_ends_the_session_with_a_sentence(shop: Fleet) -> None:
+    """Soon, though nobody types anything; and the next agent leaves nothing of it."""
+    (instance,) = (one for one in shop.instances("shop") if (one["service"], one["number"]) == ("server", 0))
+    lab = record.read(shop.name)
+    assert lab is not None
+    with shell(shop) as shown:
+        began_s = time.monotonic()
+        power.kill(lab, host_of(lab, instance["worker"]), "agent")
+        assert shown.end() == 1
+        assert not shown.raw
+        assert "how the command ended is not known: the worker's agent started again" in shown.text
+        print(f"told after {time.monotonic() - began_s:.1f} s")
+    until(lambda: not is_there(shop, shown))
 
 
 def test_an_instance_that_is_not_well_is_left_out_and_started_again(shop: Fleet) -> None:

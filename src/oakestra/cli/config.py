@@ -27,6 +27,8 @@ class Environment:
     """OAKESTRA_TOKEN: an access token to ask with, instead of a remembered login."""
     installation: str = ""
     """OAKESTRA_INSTALLATION: which of several installations on this machine."""
+    terminal: str = "xterm"
+    """TERM: what kind of terminal commands are typed at."""
     superuser: bool = False
     """May read what only root of this machine may read."""
 
@@ -61,6 +63,7 @@ def environment() -> Environment:
         root=variables.get("OAKESTRA_ROOT", ""),
         token=variables.get("OAKESTRA_TOKEN", ""),
         installation=variables.get("OAKESTRA_INSTALLATION", ""),
+        terminal=variables.get("TERM") or "xterm",
         superuser=os.geteuid() == 0,
     )
 

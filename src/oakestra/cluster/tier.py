@@ -297,7 +297,8 @@ class Cluster:
             self._loop.wake()
 
     def _worker_presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
-        del peer, connected
+        if connected:
+            self._relay.is_back(peer)
         self._loop.wake()
 
     # --- the pass ------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ async def run(config: RootConfig) -> None:
         ),
         views=Views(root.state, clock=clock),
         call_worker=root.call_worker,
+        converse=root.converse_with_worker,
         remedies=root.remedies,
         clock=clock,
         epoch=root.state.records.epoch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -34,6 +34,7 @@ from oakestra.store import Store
 from oakestra.store.event_log import EventLog
 from oakestra.transport import Channel, Link
 from oakestra.transport.calls import Asker
+from oakestra.transport.inflow import Entry
 from oakestra.wire.native import (
     Beat,
     Call,
@@ -331,8 +332,16 @@ class Root:
         self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
     ) -> AsyncIterator[bytes]:
         """Ask a worker something; yield the pieces of its answer. Raises the worker's error, or `Unavailable`."""
-        call = Call(id=new_id(self._ids), method=method, worker=worker, arguments=dict(arguments))
-        return self._asker.ask(cluster, call)
+        return self._asker.ask(cluster, self._call(worker, method, arguments))
+
+    def converse_with_worker(
+        self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
+    ) -> tuple[AsyncGenerator[bytes, None], Entry]:
+        """As `call_worker`; more is entered while it is answered, by the second of what is returned."""
+        return self._asker.converse(cluster, self._call(worker, method, arguments))
+
+    def _call(self, worker: WorkerId, method: str, arguments: Mapping[str, Any]) -> Call:
+        return Call(id=new_id(self._ids), method=method, worker=worker, arguments=dict(arguments))
 
 
 def _left_something(decisions: tuple[object, ...]) -> bool:

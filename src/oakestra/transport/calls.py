@@ -1,7 +1,8 @@
 """Requests that travel down the tiers and are answered in pieces, over links that may lose anything.
 
 A piece carries its number; a gap, or silence for longer than the deadline, ends the call with an error, never with a
-hang. At most `WINDOW` pieces are under way unacknowledged, so a long answer cannot flood a thin link.
+hang. At most `WINDOW` pieces are under way unacknowledged, so a long answer cannot flood a thin link. Into some calls more
+is entered while they are answered (`inflow`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from oakestra.model import errors
 from oakestra.model.errors import OakestraError, Unavailable
 from oakestra.transport import Channel, Link
+from oakestra.transport.inflow import Entered, Entry
+from oakestra.wire import native
 from oakestra.wire.native import (
     PIECE_BYTES_MAX,
     Call,
+    CallMessage,
     CancelCall,
+    Input,
+    Lost,
     Received,
     Reply,
+    Taken,
     decode_call,
     encode_call,
 )
@@ -33,6 +41,19 @@ ALIVE_EVERY_S = 10.0
 CALLS_RELAYED_MAX = 4096
 
 Method = Callable[[dict[str, Any]], AsyncIterator[bytes]]
+Conversation = Callable[[dict[str, Any], AsyncGenerator[bytes, None]], AsyncIterator[bytes]]
+"""A method that is also given what is entered meanwhile, piece by piece. A piece counts as used when it is taken."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that somebody waits for."""
+
+    peer: str
+    """Who was asked."""
+    entry: Entry
+    arrived: asyncio.Queue[Reply | OakestraError] = field(default_factory=asyncio.Queue)
+    """What came of it; after an error no more will come."""
 
 
 class Asker:
@@ -40,40 +61,56 @@ class Asker:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._waiting: dict[str, tuple[str, asyncio.Queue[Reply | None]]] = {}
-        """Call id -> who was asked, and what came of it; None: no more will come."""
+        self._waiting: dict[str, _Waiting] = {}
 
     def lost(self, peer: str) -> None:
         """End every call to a peer whose connection broke: what it had still to say is lost."""
-        for asked, queue in self._waiting.values():
-            if asked == peer:
-                queue.put_nowait(None)
+        error = Unavailable(
+            "the connection broke before all was answered; look how things are, and ask again"
+        )
+        for waiting in self._waiting.values():
+            if waiting.peer == peer:
+                waiting.arrived.put_nowait(error)
 
     def received(self, peer: str, payload: bytes) -> None:
         """Take a message of the call channel. Raises `Invalid` if it is none."""
         del peer
         message = decode_call(payload)
-        if isinstance(message, Reply) and message.id in self._waiting:
-            self._waiting[message.id][1].put_nowait(message)
+        waiting = self._waiting.get(message.id)
+        match message:
+            case Reply() if waiting is not None:
+                waiting.arrived.put_nowait(message)
+            case Taken() if waiting is not None:
+                waiting.entry.heard(message)
+            case Lost() if waiting is not None:
+                waiting.arrived.put_nowait(
+                    Unavailable("the worker's agent started again, and with that this ended; ask again")
+                )
 
-    async def ask(self, peer: str, call: Call) -> AsyncGenerator[bytes, None]:
+    def ask(self, peer: str, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the call to `peer` and yield the pieces of its answer.
 
         Raises the error the other side reported, or `Unavailable` when pieces were lost, the connection broke, or
         nothing came for `call.deadline_s`. Closing the iterator cancels the call over there.
         """
-        queue: asyncio.Queue[Reply | None] = asyncio.Queue()
-        self._waiting[call.id] = (peer, queue)
+        return self.converse(peer, call)[0]
+
+    def converse(self, peer: str, call: Call) -> tuple[AsyncGenerator[bytes, None], Entry]:
+        """As `ask`; more is entered into the call by the second of what is returned."""
+        entry = Entry(call.id, lambda message: self._link.send(peer, Channel.CALL, encode_call(message)))
+        return self._answer(call, _Waiting(peer, entry)), entry
+
+    async def _answer(self, call: Call, waiting: _Waiting) -> AsyncGenerator[bytes, None]:
+        peer = waiting.peer
+        self._waiting[call.id] = waiting
         expected = 0
         finished = False
         try:
             self._link.send(peer, Channel.CALL, encode_call(call))
             while True:
-                reply = await _within(queue.get(), call.deadline_s)
-                if reply is None:
-                    raise Unavailable(
-                        "the connection broke before all was answered; look how things are, and ask again"
-                    )
+                reply = await _within(waiting.arrived.get(), call.deadline_s)
+                if isinstance(reply, OakestraError):
+                    raise reply
                 if reply.sequence < expected:
                     continue
                 if reply.sequence > expected:
@@ -91,11 +128,12 @@ class Asker:
                 self._link.send(peer, Channel.CALL, encode_call(received))
         finally:
             del self._waiting[call.id]
+            waiting.entry.end()
             if not finished:
                 self._link.send(peer, Channel.CALL, encode_call(CancelCall(id=call.id)))
 
 
-async def _within(waiting: Awaitable[Reply | None], deadline_s: float) -> Reply | None:
+async def _within(waiting: Awaitable[Reply | OakestraError], deadline_s: float) -> Reply | OakestraError:
     try:
         async with asyncio.timeout(deadline_s):
             return await waiting
@@ -105,38 +143,63 @@ async def _within(waiting: Awaitable[Reply | None], deadline_s: float) -> Reply 
         ) from error
 
 
+@dataclass(slots=True)
+class _Running:
+    """A call that is being answered."""
+
+    window: _Window
+    entered: Entered
+    task: asyncio.Task[None]
+
+
 class Answers:
     """Answers calls with the methods given, each call in a task of its own."""
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], conversations: Mapping[str, Conversation] | None = None
+    ) -> None:
         self._methods = methods
-        self._running: dict[str, tuple[asyncio.Task[None], _Window]] = {}
+        self._conversations = conversations or {}
+        self._running: dict[str, _Running] = {}
 
     def received(self, link: Link, peer: str, payload: bytes, group: asyncio.TaskGroup) -> None:
         """Take a message of the call channel; answers run in `group`. Raises `Invalid` if it is none."""
+
+        def send(answer: CallMessage) -> None:
+            link.send(peer, Channel.CALL, encode_call(answer))
+
         message = decode_call(payload)
+        running = self._running.get(message.id)
         match message:
-            case Call() if message.id not in self._running:
-                window = _Window()
-                task = group.create_task(self._answer(link, peer, message, window))
-                self._running[message.id] = (task, window)
+            case Call() if running is None:
+                window, entered = _Window(), Entered(message.id, send)
+                task = group.create_task(self._answer(send, message, window, entered))
+                self._running[message.id] = _Running(window, entered, task)
                 task.add_done_callback(lambda _: self._running.pop(message.id, None))
-            case CancelCall() if message.id in self._running:
-                self._running[message.id][0].cancel()
-            case Received() if message.id in self._running:
-                self._running[message.id][1].acknowledge(message.sequence)
+            case CancelCall() if running is not None:
+                running.task.cancel()
+            case Received() if running is not None:
+                running.window.acknowledge(message.sequence)
+            case Input() if running is not None:
+                running.entered.arrived(message)
+            case Input() | Received(sequence=native.NOTHING_YET):
+                send(Lost(id=message.id))
 
-    async def _answer(self, link: Link, peer: str, call: Call, window: _Window) -> None:
+    async def _answer(
+        self, send: Callable[[CallMessage], None], call: Call, window: _Window, entered: Entered
+    ) -> None:
         def reply(*, body: bytes = b"", end: bool = False, error: str = "") -> None:
-            message = Reply(id=call.id, sequence=window.next(), body=body, end=end, error=error)
-            link.send(peer, Channel.CALL, encode_call(message))
+            send(Reply(id=call.id, sequence=window.next(), body=body, end=end, error=error))
 
-        method = self._methods.get(call.method)
-        if method is None:
-            reply(error=f"NotFound: this tier does not know how to {call.method!r}", end=True)
+        found = self._begun(call, entered)
+        if found is None:
+            reply(
+                error=f"NotFound: this tier does not know how to {call.method!r}; it is older than who asks: upgrade it",
+                end=True,
+            )
             return
         try:
-            async with contextlib.aclosing(_with_signs_of_life(method(call.arguments))) as pieces:
+            async with contextlib.aclosing(with_signs_of_life(found)) as pieces:
                 async for piece in pieces:
                     for begin in range(0, max(len(piece), 1), PIECE_BYTES_MAX):
                         await window.open(call.deadline_s)
@@ -149,6 +212,12 @@ class Answers:
         except Exception as error:
             logger.exception("call failed", extra={"method": call.method})
             reply(error=f"OakestraError: {type(error).__name__}: {error}", end=True)
+
+    def _begun(self, call: Call, entered: Entered) -> AsyncIterator[bytes] | None:
+        if call.method in self._conversations:
+            return self._conversations[call.method](call.arguments, entered.pieces())
+        method = self._methods.get(call.method)
+        return None if method is None else method(call.arguments)
 
 
 class _Window:
@@ -175,7 +244,7 @@ class _Window:
                 await self._moved.wait()
 
 
-async def _with_signs_of_life(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def with_signs_of_life(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield the pieces, and an empty one whenever there was none for a while."""
     coming: asyncio.Task[bytes] | None = None
     try:
@@ -233,11 +302,19 @@ class Relay:
         """Take a message from a worker. Raises `Invalid` if it is none."""
         message = decode_call(payload)
         route = self._routes.get(message.id)
-        if not isinstance(message, Reply) or route is None or route[1] != peer:
+        if not isinstance(message, Reply | Taken | Lost) or route is None or route[1] != peer:
             return
         self._up.send(route[0], Channel.CALL, payload)
-        if message.end:
+        if isinstance(message, Lost) or (isinstance(message, Reply) and message.end):
             self._routes.pop(message.id, None)
+
+    def is_back(self, worker: str) -> None:
+        """Ask a worker that was away whether it still knows its calls: its agent may be another one."""
+        for call, (_, below) in self._routes.items():
+            if below == worker:
+                self._down.send(
+                    worker, Channel.CALL, encode_call(Received(id=call, sequence=native.NOTHING_YET))
+                )
 
 
 def encode_error(error: OakestraError) -> str:

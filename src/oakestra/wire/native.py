@@ -269,10 +269,41 @@ class CancelCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """The asker has consumed the pieces up to `sequence`; more may follow."""
+    """The asker has consumed the pieces up to `sequence`; more may follow.
+
+    `NOTHING_YET` asks whether the call is still known; who does not know it says `Lost`.
+    """
 
     id: str
     sequence: int
+
+
+NOTHING_YET = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A piece of what the asker enters into a call that is being answered; sent again until it is known to be there."""
+
+    id: str
+    sequence: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Of what was entered all up to `received` is there, and all up to `taken` has been used."""
+
+    id: str
+    received: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Whoever should answer this call does not know it: the process that did is gone."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,8 +386,16 @@ T = TypeVar("T")
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {}
 
-CallMessage = Call | CancelCall | Received | Reply
-_TAGS: dict[type, str] = {Call: "call", CancelCall: "cancel", Received: "received", Reply: "reply"}
+CallMessage = Call | CancelCall | Received | Input | Reply | Taken | Lost
+_TAGS: dict[type, str] = {
+    Call: "call",
+    CancelCall: "cancel",
+    Received: "received",
+    Input: "input",
+    Reply: "reply",
+    Taken: "taken",
+    Lost: "lost",
+}
 _TAGGED = {tag: kind for kind, tag in _TAGS.items()}
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from oakestra.model.errors import Invalid, NotFound, Unavailable
-from oakestra.runtime import CommandEnded, OutputStream, Runtime
-from oakestra.transport.calls import Method
-from oakestra.wire.execution import TIMEOUT_S, CommandEnd, FrameKind, Written, frame
+from oakestra.model.terminal import Terminal, TerminalSize
+from oakestra.runtime import CommandEnded, CommandInput, OutputStream, Runtime
+from oakestra.transport.calls import Conversation, Method
+from oakestra.wire.execution import (
+    TIMEOUT_S,
+    CommandEnd,
+    Entered,
+    FrameKind,
+    InputEnd,
+    Written,
+    decode_input,
+    frame,
+)
 from oakestra.worker.desired import Desired, LocalInstance
 
 logger = logging.getLogger(__name__)
@@ -34,6 +44,10 @@ class Requests:
         """Return what can be asked, by name."""
         return {"logs": self.logs, "exec": self.exec}
 
+    def conversations(self) -> Mapping[str, Conversation]:
+        """Return what can be asked and is told more while it is answered, by name."""
+        return {"session": self.session}
+
     async def logs(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield an instance's log."""
         tail = arguments.get("tail_bytes")
@@ -45,8 +59,22 @@ class Requests:
         async for piece in lines:
             yield piece
 
-    async def exec(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+    def exec(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         """Run a command in an instance; yield frames. Closing the iterator ends the command."""
+        return self._run(arguments, None, None)
+
+    def session(
+        self, arguments: dict[str, Any], entered: AsyncGenerator[bytes, None]
+    ) -> AsyncIterator[bytes]:
+        """As `exec`, of a command that reads what is entered: frames, too."""
+        return self._run(arguments, _input(entered), _terminal(arguments.get("terminal")))
+
+    async def _run(
+        self,
+        arguments: dict[str, Any],
+        entered: AsyncGenerator[CommandInput, None] | None,
+        terminal: Terminal | None,
+    ) -> AsyncGenerator[bytes, None]:
         instance = self._instance(arguments)
         command = tuple(str(word) for word in arguments.get("command", ()))
         if not command or not command[0] or any("\0" in word for word in command):
@@ -59,11 +87,12 @@ class Requests:
             "command run in an instance",
             extra={"instance": f"{instance.spec.name}.{instance.key.number}", "command": shown(command)},
         )
+        timeout_s = float(arguments.get("timeout_s", TIMEOUT_S))
+        pieces = self._runtime.exec(
+            instance.number, command, timeout_s=timeout_s, entered=entered, terminal=terminal
+        )
         self._commands += 1
         try:
-            pieces = self._runtime.exec(
-                instance.number, command, timeout_s=float(arguments.get("timeout_s", TIMEOUT_S))
-            )
             async with aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, CommandEnded):
@@ -83,6 +112,26 @@ class Requests:
         if instance is None:
             raise NotFound(f"instance {slot} of this service is not on worker {self._name}")
         return instance
+
+
+async def _input(bodies: AsyncGenerator[bytes, None]) -> AsyncGenerator[CommandInput, None]:
+    """Yield what a command is to read, until it is said that there is no more; root passes on nothing else."""
+    async for body in bodies:
+        for entered in decode_input(body):
+            match entered:
+                case Entered():
+                    yield entered.data
+                case TerminalSize():
+                    yield entered
+                case InputEnd():
+                    return
+
+
+def _terminal(asked: Any) -> Terminal | None:
+    if not isinstance(asked, Mapping):
+        return None
+    size = TerminalSize(rows=int(asked["rows"]), columns=int(asked["columns"]))
+    return Terminal(size=size, name=str(asked["name"]))
 
 
 def shown(command: tuple[str, ...], *, length_max: int = 200) -> str:

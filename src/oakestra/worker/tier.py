@@ -146,7 +146,8 @@ class Worker:
         self._report_due = False
         self._loop = Loop(self._pass, resync_s=resync_s)
         self._watch = HealthWatch(prober, clock=clock, wake=self._loop.wake)
-        self._answers = Answers(Requests(runtime, lambda: self.desired, name=request.name).methods())
+        requests = Requests(runtime, lambda: self.desired, name=request.name)
+        self._answers = Answers(requests.methods(), requests.conversations())
 
     @property
     def connected(self) -> bool:

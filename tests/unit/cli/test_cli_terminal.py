@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from oak_command import Oak
+from oak_terminal import OAK, WITHIN_S, terminal, variables
 from served_root import ServedRoot, let_cluster_join, let_run
 from sla_samples import application, microservice, sla
 
-OAK = (sys.executable, "-c", "import sys; from oakestra.cli import main; sys.exit(main())")
-WITHIN_S = 30.0
 HEAVY = {"rich", "yaml", "msgspec", "asyncio", "difflib", "shutil", "oakestra.transport", "oakestra.wire"}
 
 
@@ -34,58 +27,6 @@ def shop(admin: Oak, root: ServedRoot, tmp_path: Path) -> Oak:
     root.do(let_cluster_join)
     admin.good("app", "create", str(path))
     return admin
-
-
-def variables(oak: Oak) -> dict[str, str]:
-    return {
-        "PATH": os.defpath,
-        "XDG_CONFIG_HOME": str(oak.home),
-        "HOME": str(oak.home),
-        "TERM": "xterm-256color",
-    }
-
-
-class Terminal:
-    """A terminal, and a command that runs in it."""
-
-    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.text = ""
-        self._master = master
-
-    def until(self, seen: Callable[[str], object]) -> None:
-        """Read until the text shows something."""
-        while not seen(self.text):
-            assert self._read(), f"it ended before it was seen: {self.text!r}"
-
-    def end(self) -> int:
-        """Read to the end and return the exit code."""
-        while self._read():
-            pass
-        return self.process.wait(WITHIN_S)
-
-    def _read(self) -> bool:
-        try:
-            piece = os.read(self._master, 65536)
-        except OSError:  # the kernel's word for a terminal that nobody holds any more
-            return False
-        self.text += piece.decode()
-        return bool(piece)
-
-
-@contextmanager
-def terminal(oak: Oak, *words: str, columns: int = 60) -> Iterator[Terminal]:
-    """Run a command in a terminal of so many columns."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen((*OAK, *words), stdin=slave, stdout=slave, stderr=slave, env=variables(oak))
-    os.close(slave)
-    try:
-        yield Terminal(master, process)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
 
 
 def plain(text: str) -> str:

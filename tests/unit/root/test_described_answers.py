@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from described import DescribedClient, Description
+from oakestra.wire.execution import InputEnd, frame
 from root_api import CLUSTER, WORKER, RootApi, let_cluster_join, let_run, start_api
 from sla_samples import application, microservice, sla
 
@@ -76,6 +77,7 @@ async def use_services(api: RootApi, client: DescribedClient) -> None:
     await client.get(f"/api/v1/services/{service}")
     await client.get(f"/api/v1/services/{service}/logs")
     await client.post(f"/api/v1/services/{service}/exec", {"command": ["true"]})
+    await converse(api, client, service)
     await client.get(f"/api/v1/services/{service}/story?instance=0")
     await client.get("/api/v1/events")
     await client.put(f"/api/service/{service}", {"memory": 64})
@@ -96,6 +98,14 @@ async def use_services(api: RootApi, client: DescribedClient) -> None:
     for slot in list(api.state.slots):
         api.state.slots.remove(slot)  # as passes would
     await client.delete(f"/api/v1/clusters/{CLUSTER}")
+
+
+async def converse(api: RootApi, client: DescribedClient, service: str) -> None:
+    body = {"command": ["cat"], "stdin": True, "terminal": {"rows": 5, "columns": 6, "name": "vt100"}}
+    exchange = asyncio.ensure_future(client.post(f"/api/v1/services/{service}/exec", body))
+    url = await api.session(client)
+    await client.call("POST", f"{url}?sequence=0", raw=frame(InputEnd()))
+    assert (await exchange).status == 200
 
 
 async def look_around(client: DescribedClient) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from random import Random
 from typing import Any
@@ -16,10 +16,20 @@ from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.errors import Invalid, NotFound, Unavailable
 from oakestra.model.instance import InstanceKey
 from oakestra.model.service import InstanceAddress
+from oakestra.model.terminal import TerminalSize
 from oakestra.runtime import CommandOutput, OutputStream
 from oakestra.runtime.fake import FakeCommand, FakeHost, FakeRuntime
 from oakestra.simulation import virtual_time
-from oakestra.wire.execution import CommandEnd, FrameKind, FrameReader, Written
+from oakestra.wire.execution import (
+    Answered,
+    CommandEnd,
+    Entered,
+    FrameKind,
+    FrameReader,
+    InputEnd,
+    Written,
+    frame,
+)
 from oakestra.worker.desired import Desired, LocalInstance
 from oakestra.worker.requests import COMMANDS_MAX, Requests
 from one_worker import service
@@ -48,7 +58,7 @@ def answering(story: Callable[[Requests, FakeHost], Awaitable[None]]) -> None:
     virtual_time.run(live())
 
 
-async def execute(requests: Requests, *command: str, **keys: Any) -> list[Written | CommandEnd]:
+async def execute(requests: Requests, *command: str, **keys: Any) -> list[Answered]:
     reader = FrameReader()
     pieces = requests.exec({**ASKED, "command": list(command), **keys})
     return [found async for piece in pieces for found in reader.feed(piece)]
@@ -116,5 +126,36 @@ def test_so_many_commands_at_once() -> None:
                 await execute(requests, "sleep")
         for task in running:
             task.cancel()
+
+    answering(story)
+
+
+def test_a_session_reads_what_is_entered_at_its_terminal() -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        host.commands["echo",] = FakeCommand(
+            replies=lambda said: said if isinstance(said, bytes) else b"%d %d" % (said.rows, said.columns)
+        )
+        bodies = [
+            frame(Entered(b"a")) + frame(TerminalSize(rows=5, columns=6)),
+            frame(Entered(b"b")) + frame(InputEnd()) + frame(Entered(b"nobody reads this")),
+        ]
+
+        async def entered() -> AsyncGenerator[bytes, None]:
+            for body in bodies:
+                yield body
+            await asyncio.Event().wait()
+
+        terminal = {"rows": 24, "columns": 80, "name": "xterm"}
+        for given, expected in ((terminal, b"24 80a5 6b"), (None, b"a5 6b")):
+            asked = {**ASKED, "command": ["echo"], "terminal": given}
+            reader = FrameReader()
+            *said, end = [
+                one async for piece in requests.session(asked, entered()) for one in reader.feed(piece)
+            ]
+            assert b"".join(one.data for one in said if isinstance(one, Written)) == expected
+            assert end == CommandEnd(exit_code=0)
+        host.containers.clear()
+        with pytest.raises(Unavailable, match="does not run"):
+            await anext(aiter(requests.session(asked, entered())))
 
     answering(story)

@@ -38,13 +38,27 @@ class Login(Protocol):
 class Root:
     """A root, asked by one person. Raises domain errors with root's own sentences."""
 
-    def __init__(self, url: str, login: Login | None, *, timeout_s: float = ANSWER_S) -> None:
+    def __init__(
+        self, url: str, login: Login | None, *, timeout_s: float = ANSWER_S, keeps: bool = False
+    ) -> None:
         self.url = url
         self.now_wall_s = 0.0
         """Root's time at its last answer: ages are told by the clock that stamped what is shown."""
         self._parts = urlsplit(url)
         self._login = login
         self._timeout_s = timeout_s
+        self._keeps = keeps
+        self._kept: http.client.HTTPConnection | None = None
+
+    def line(self) -> Root:
+        """Return the same root, asked over one connection: for many small requests in a row."""
+        return Root(self.url, self._login, timeout_s=self._timeout_s, keeps=True)
+
+    def close(self) -> None:
+        """Let go of the connection that is kept, if one is."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def get(self, path: str, **query: str) -> Any:
         """Return what is at `path`."""
@@ -53,6 +67,10 @@ class Root:
     def post(self, path: str, body: object = _NO_BODY) -> Any:
         """Send `body` as JSON and return the answer."""
         return self._decoded("POST", path, {}, b"" if body is _NO_BODY else json.dumps(body).encode())
+
+    def enter(self, path: str, body: bytes, **query: str) -> Any:
+        """Send bytes as they are and return the answer."""
+        return self._decoded("POST", path, query, body)
 
     def put(self, path: str, body: object) -> Any:
         """Put `body` there as JSON and return the answer."""
@@ -101,8 +119,11 @@ class Root:
     def _exchange(
         self, method: str, path: str, query: Mapping[str, str], body: bytes, *, endless: bool
     ) -> http.client.HTTPResponse:
-        connection = _connection(self._parts, self._timeout_s)
-        headers = {"Connection": "close", "Content-Type": "application/json"}
+        connection, self._kept = self._kept or _connection(self._parts, self._timeout_s), None
+        headers = {
+            "Connection": "keep-alive" if self._keeps else "close",
+            "Content-Type": "application/json",
+        }
         if self._login is not None:
             headers["Authorization"] = f"Bearer {self._login.token()}"
         target = self._parts.path + path + (f"?{urlencode(query)}" if query else "")
@@ -112,7 +133,10 @@ class Root:
             response = connection.getresponse()
             if endless:
                 opened.settimeout(None)
-            opened.close()  # what is left to read keeps it open until it is read
+            if self._keeps:
+                self._kept = connection
+            else:
+                opened.close()  # what is left to read keeps it open until it is read
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from error

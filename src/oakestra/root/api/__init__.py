@@ -10,6 +10,7 @@ from oakestra.root.api.execution import ExecutionApi
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import CallWorker, OwnApi
 from oakestra.root.api.pages import Description
+from oakestra.root.api.sessions import ConverseWithWorker, Sessions
 from oakestra.root.api.stories import Remedies, StoriesApi
 from oakestra.root.api.upkeep import UpkeepApi
 from oakestra.root.api.views import Views
@@ -28,6 +29,7 @@ def endpoints(
     accounts: Accounts,
     views: Views,
     call_worker: CallWorker,
+    converse: ConverseWithWorker,
     remedies: Remedies,
     clock: Clock,
     epoch: int,
@@ -44,7 +46,9 @@ def endpoints(
         *ApplicationsApi(operations, views, gate).endpoints(),
         *ClustersApi(views, gate, public=public_clusters).endpoints(),
         *own.endpoints(),
-        *ExecutionApi(operations, views, gate, call_worker=call_worker).endpoints(),
+        *ExecutionApi(
+            operations, views, gate, call_worker=call_worker, converse=converse, sessions=Sessions(clock)
+        ).endpoints(),
         *StoriesApi(state, events, operations, gate, call_worker=call_worker, remedies=remedies).endpoints(),
         *UpkeepApi(state, operations, views, gate, call_worker=call_worker).endpoints(),
     ]
