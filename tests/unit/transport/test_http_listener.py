@@ -138,3 +138,21 @@ def test_an_idle_connection_is_not_cut_while_it_is_answered(monkeypatch: pytest.
 def test_a_port_that_is_taken_is_named() -> None:
     with listen("127.0.0.1", 0) as first, pytest.raises(Rejected, match="cannot listen on"):
         listen("127.0.0.1", first.getsockname()[1])
+
+
+def test_small_answers_on_a_connection_that_is_kept_are_sent_at_once() -> None:
+    """Otherwise each waits 40 ms for the client to acknowledge the one before."""
+
+    async def story() -> None:
+        accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+
+        def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result(writer.get_extra_info("socket"))
+            writer.close()
+
+        listener = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(accept, sock=listener):
+            with socket.create_connection(listener.getsockname()):
+                assert (await accepted).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    asyncio.run(story())
