@@ -6,15 +6,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from oakestra.cli import DONE, FAILED, options
 from oakestra.cli.client import Document, Root, names, session
+from oakestra.cli.show.cells import condition, counted, why
+from oakestra.cli.show.columns import copies
 from oakestra.model.errors import Invalid, Unavailable
 
 LOOK_EVERY_S = 0.25
+_NAMED_MAX = 8
+_REASONS_MAX = 3
 AVAILABILITY = {"cordon": "cordoned", "drain": "draining", "uncordon": "active"}
 _ABOUT = {
     "cordon": "let it keep what it has, and take nothing new",
@@ -22,6 +26,11 @@ _ABOUT = {
     "uncordon": "let it take instances again",
     "rm": "forget it, once it is lost or has nothing",
 }
+
+_OUT_OF_REACH = (
+    "; it is out of reach, so what may still run there goes on until it is switched off, "
+    "or returns and is told to stop"
+)
 
 
 # --- workers and clusters ----------------------------------------------------------------------------------------
@@ -46,7 +55,7 @@ def run_machines(args: argparse.Namespace) -> int:
     for machine in found:
         if args.word == "rm":
             root.delete(f"{path}{machine['id']}")
-            print(f"{machine['name']} is forgotten")
+            print(f"{machine['name']} is forgotten{'' if machine['live'] else _OUT_OF_REACH}")
         else:
             wanted = AVAILABILITY[args.word]
             root.put(f"{path}{machine['id']}/availability", {"availability": wanted})
@@ -57,7 +66,7 @@ def run_machines(args: argparse.Namespace) -> int:
 
 
 def _emptied(root: Root, path: str, machine: Document, timeout_s: float) -> bool:
-    def left() -> int:
+    def held() -> int:
         for known in root.get(path):
             if known["id"] == machine["id"]:
                 return int(known["instances"])
@@ -66,20 +75,34 @@ def _emptied(root: Root, path: str, machine: Document, timeout_s: float) -> bool
     said = [-1]
 
     def empty() -> bool:
-        count = left()
+        count = held()
         if count != said[0]:
             said[0] = count
-            print(f"{machine['name']}: {count} instances left", flush=True)
+            left = f": {counted(count, 'instance')} left" if count else " is empty"
+            print(f"{machine['name']}{left}", flush=True)
         return count == 0
 
     if _until(empty, timeout_s):
         return True
+    staying = _staying(root, path, machine)
+    named = (
+        f": {', '.join(staying[:_NAMED_MAX])}{' and more' if len(staying) > _NAMED_MAX else ''}"
+        if staying
+        else ""
+    )
     print(
-        f"oak: {machine['name']} still has {said[0]} instances after {timeout_s:.0f} s, and goes on being drained; "
-        "see why they stay: oak events",
+        f"oak: {machine['name']} still has {counted(said[0], 'instance')} after {timeout_s:.0f} s{named}; "
+        f"it goes on being drained. See why: {f'oak explain {staying[0]}' if staying else 'oak events'}",
         file=sys.stderr,
     )
     return False
+
+
+def _staying(root: Root, path: str, machine: Document) -> list[str]:
+    """Return the names of the instances that a machine has, as far as one may see them."""
+    place = "worker_id" if path.endswith("/workers/") else "cluster_id"
+    there = copies(root.get("/api/v1/services/"))
+    return [copy.name for copy in there if copy.instance[place] == machine["id"]]
 
 
 def _until(seen: Callable[[], bool], timeout_s: float) -> bool:
@@ -225,5 +248,15 @@ def _progress(service: Document) -> str:
     wanted = [instance for instance in service["instances"] if instance["wanted"]]
     revision = service["spec"]["revision"]
     there = sum(_is_there(one, service) for one in wanted)
-    state = (service["rollout"] or {}).get("state", "")
-    return f"revision {revision}: {there}/{len(wanted)} instances ready{f' ({state})' if state else ''}"
+    state = (service["rollout"] or {}).get("state", "").replace("_", " ")
+    line = f"revision {revision}: {there} of {len(wanted)} updated{f' ({state})' if state else ''}"
+    return "; ".join([line, *_waiting(wanted, service)])
+
+
+def _waiting(wanted: Sequence[Document], service: Document) -> list[str]:
+    """Return of the first instances that are not ready how they are, and why."""
+    name = names.short_names([service])[service["id"]]
+    waiting = [one for one in wanted if not one["ready"]]
+    told = [f"{name}.{one['number']}: {' '.join((condition(one), why(one))).rstrip()}" for one in waiting]
+    more = [f"and {len(told) - _REASONS_MAX} more"] if len(told) > _REASONS_MAX else []
+    return told[:_REASONS_MAX] + more

@@ -12,9 +12,22 @@ from oakestra.cli.upkeep import _all_at, _progress
 def service(*instances: tuple[int, bool], revision: int = 2, same_as: tuple[int, ...] = ()) -> dict[str, Any]:
     """Return a service as root shows it; an instance is its revision and whether it is ready."""
     return {
+        "id": "s",
+        "name": "shop.prod.web.front",
         "spec": {"revision": revision, "same_as": list(same_as)},
         "rollout": {"state": "rolled_back"},
-        "instances": [{"wanted": True, "revision": at, "ready": ready} for at, ready in instances],
+        "instances": [
+            {
+                "number": number,
+                "wanted": True,
+                "revision": at,
+                "ready": ready,
+                "status": "PULLING",
+                "phase": "RUNNING" if ready else "PULLING",
+                "reason": "" if ready else "could not fetch the image",
+            }
+            for number, (at, ready) in enumerate(instances)
+        ],
     }
 
 
@@ -36,6 +49,14 @@ def test_an_instance_is_there_when_it_is_ready_and_as_asked(seen: dict[str, Any]
 
 def test_progress_counts_what_may_stay() -> None:
     assert (
-        _progress(service((0, True), (1, True), same_as=(0,)))
-        == "revision 2: 1/2 instances ready (rolled_back)"
+        _progress(service((0, True), (1, True), same_as=(0,))) == "revision 2: 1 of 2 updated (rolled back)"
     )
+
+
+def test_progress_tells_why_instances_are_not_ready() -> None:
+    assert _progress(service((2, False), (2, True))) == (
+        "revision 2: 1 of 2 updated (rolled back); shop.web.0: PULLING could not fetch the image"
+    )
+    line = _progress(service(*[(2, False)] * 5))
+    assert line.count("could not fetch") == 3
+    assert line.endswith("; and 2 more")

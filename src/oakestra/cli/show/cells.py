@@ -66,6 +66,16 @@ def percent(ratio: float) -> str:
     return f"{ratio * 100:.0f}%"
 
 
+def counted(amount: int, what: str) -> str:
+    """Return how many there are: `1 instance`, `2 instances`."""
+    return f"{amount} {what}{'' if amount == 1 else 's'}"
+
+
+def times(count: int) -> str:
+    """Return how often something was."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def yes(truth: object) -> str:
     """Return a truth."""
     return "yes" if truth else "no"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from oakestra.cli.client import Document
-from oakestra.cli.show.cells import mebibytes, readiness, service_condition
+from oakestra.cli.show.cells import counted, mebibytes, readiness, service_condition
 from oakestra.cli.show.table import facts
 
 
@@ -42,16 +42,12 @@ def _needs(spec: Document) -> str:
     needs = spec["resources"]
     parts = [
         (needs["memory_mib"], f"{mebibytes(needs['memory_mib'])} memory"),
-        (needs["vcpus"], _counted(needs["vcpus"], "vcpu")),
-        (needs["vgpus"], _counted(needs["vgpus"], "gpu")),
-        (needs["vtpus"], _counted(needs["vtpus"], "tpu")),
+        (needs["vcpus"], counted(needs["vcpus"], "vcpu")),
+        (needs["vgpus"], counted(needs["vgpus"], "gpu")),
+        (needs["vtpus"], counted(needs["vtpus"], "tpu")),
         (needs["storage_mib"], f"{mebibytes(needs['storage_mib'])} storage"),
     ]
     return ", ".join(text for amount, text in parts if amount)
-
-
-def _counted(amount: int, what: str) -> str:
-    return f"{amount} {what}{'' if amount == 1 else 's'}"
 
 
 def _both(v4: str, v6: str) -> str:

@@ -80,7 +80,16 @@ class ExecutionApi:
             "timeout_s": wanted.timeout_s,
         }
         pieces = self._call_worker(instance.cluster_id, instance.worker_id, "exec", arguments)
-        first = await anext(pieces, b"")  # what is refused at once is refused with a status code
+        try:
+            first = await anext(pieces, b"")  # what is refused at once is refused with a status code
+        except Unavailable as error:
+            if instance.ready:
+                raise
+            state = f"{instance.phase}: {instance.reason}" if instance.reason else instance.phase
+            named = f"{record.spec.name}.{instance.number}"
+            raise Unavailable(
+                f"{error} (it is {state}); see what it wrote: oak service logs {named}"
+            ) from error
         return streamed(_rest(first, pieces), media_type=MEDIA_TYPE)
 
 
