@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from oakestra.cli import DONE, FAILED, options
 from oakestra.cli.client import Document, Root, names, session
-from oakestra.cli.show.cells import condition, counted, why
+from oakestra.cli.show.cells import condition, counted, updated, wanted, why
 from oakestra.cli.show.columns import copies
 from oakestra.model.errors import Invalid, Unavailable
 
@@ -235,28 +235,22 @@ def _all_at(service: Document) -> bool:
     """Tell whether every instance is ready on the service's own revision; an update that failed stays where it is."""
     if (service["rollout"] or {}).get("state") == "failed":
         return True
-    return all(_is_there(one, service) for one in service["instances"] if one["wanted"])
-
-
-def _is_there(instance: Document, service: Document) -> bool:
-    """Tell whether an instance is ready and as the service asks: of its revision, or of one that was exactly like it."""
-    spec = service["spec"]
-    return bool(instance["ready"]) and instance["revision"] in (spec["revision"], *spec["same_as"])
+    return len(updated(service)) == len(wanted(service))
 
 
 def _progress(service: Document) -> str:
-    wanted = [instance for instance in service["instances"] if instance["wanted"]]
     revision = service["spec"]["revision"]
-    there = sum(_is_there(one, service) for one in wanted)
-    state = (service["rollout"] or {}).get("state", "").replace("_", " ")
-    line = f"revision {revision}: {there} of {len(wanted)} updated{f' ({state})' if state else ''}"
-    return "; ".join([line, *_waiting(wanted, service)])
+    rollout = service["rollout"] or {}
+    state = rollout.get("state", "").replace("_", " ")
+    line = f"revision {revision}: {len(updated(service))} of {len(wanted(service))} updated{f' ({state})' if state else ''}"
+    successor = rollout.get("reason", "") if state == "rolling" else ""
+    return "; ".join([line, *_waiting(service), *([successor] if successor else [])])
 
 
-def _waiting(wanted: Sequence[Document], service: Document) -> list[str]:
+def _waiting(service: Document) -> list[str]:
     """Return of the first instances that are not ready how they are, and why."""
     name = names.short_names([service])[service["id"]]
-    waiting = [one for one in wanted if not one["ready"]]
+    waiting = [one for one in wanted(service) if not one["ready"]]
     told = [f"{name}.{one['number']}: {' '.join((condition(one), why(one))).rstrip()}" for one in waiting]
     more = [f"and {len(told) - _REASONS_MAX} more"] if len(told) > _REASONS_MAX else []
     return told[:_REASONS_MAX] + more

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from oakestra.cli.show.cells import hindrance, image
 from oakestra.cli.upkeep import _all_at, _progress
 
 
@@ -60,3 +61,26 @@ def test_progress_tells_why_instances_are_not_ready() -> None:
     line = _progress(service(*[(2, False)] * 5))
     assert line.count("could not fetch") == 3
     assert line.endswith("; and 2 more")
+
+
+def test_progress_tells_what_holds_a_successor_up_behind_an_instance_that_is_ready() -> None:
+    seen = service((1, True)) | {
+        "rollout": {"state": "rolling", "reason": "instance 0: PULLING no such image"}
+    }
+    assert _progress(seen) == "revision 2: 0 of 1 updated (rolling); instance 0: PULLING no such image"
+
+
+@pytest.mark.parametrize(
+    ("state", "shown", "reason"),
+    [
+        ("rolling", "example:nope (0/2 updated)", "instance 0: PULLING no such image"),
+        ("failed", "example:nope (0/2 updated)", ""),
+        ("rolled_back", "example:nope", ""),
+        ("done", "example:nope", ""),
+    ],
+)
+def test_an_image_that_does_not_run_yet_is_marked(state: str, shown: str, reason: str) -> None:
+    seen = service((1, True), (1, True))
+    seen["spec"]["image"] = "example:nope"
+    seen["rollout"] = {"state": state, "reason": "instance 0: PULLING no such image"}
+    assert (image(seen), hindrance(seen)) == (shown, reason)
