@@ -109,7 +109,9 @@ def _fresh(root: Root, created: Sequence[Document], *, deployed: bool, told: boo
     documents = [{**app, "services": _services(root, app)} for app in created]
     return Shown(
         document=documents,
-        text=lambda style: "\n\n".join(_made(app, style, deployed=deployed, told=told) for app in documents),
+        text=lambda style: "\n\n".join(
+            filter(None, (_made(app, style, deployed=deployed, told=told) for app in documents))
+        ),
     )
 
 
@@ -120,7 +122,7 @@ def _headline(app: Document) -> str:
 def _made(app: Document, style: Style, *, deployed: bool, told: bool) -> str:
     table = style.table(service_columns(app["services"]), app["services"])
     if not table:
-        return f"{_headline(app)}, without services"
+        return "" if told else f"{_headline(app)}, without services"
     first = names.short_names(app["services"])[app["services"][0]["id"]]
     return (
         ("" if told else f"{_headline(app)}\n")

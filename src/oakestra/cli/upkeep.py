@@ -55,7 +55,8 @@ def run_machines(args: argparse.Namespace) -> int:
     for machine in found:
         if args.word == "rm":
             root.delete(f"{path}{machine['id']}")
-            print(f"{machine['name']} is forgotten{'' if machine['live'] else _OUT_OF_REACH}")
+            lost = args.noun == "cluster" and not machine["live"]
+            print(f"{machine['name']} is forgotten{_OUT_OF_REACH if lost else ''}")
         else:
             wanted = AVAILABILITY[args.word]
             root.put(f"{path}{machine['id']}/availability", {"availability": wanted})

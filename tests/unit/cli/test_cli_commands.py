@@ -312,6 +312,8 @@ def test_waiting_for_a_whole_application(admin: Oak, root: ServedRoot, tmp_path:
     said = admin("app", "create", write(tmp_path / "sla.json", document), "--wait")
     ready.join()
     assert said.code == 0
+    assert said.out.startswith("shop.prod created\nSERVICE ")
+    assert said.out.count("created") == 1
     assert "shop.web  RUNNING  1/1" in said.out
     assert "start an instance" not in said.out
 
