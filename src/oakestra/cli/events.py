@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         if number is not None and event["slot"] != number:
             continue
+        if event["service"] not in short:  # made since this began
+            short |= names.short_names(_gone((), [event]))
         print(_shown(event, short, args.output), flush=True)
         told = True
     if not told and args.output in options.FOR_PEOPLE:
