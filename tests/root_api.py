@@ -261,12 +261,15 @@ def let_cluster_join(api: RootApi, *, refusals: tuple[Refusal, ...] = ()) -> Non
     )
 
 
-def let_run(api: RootApi, service: str, number: int = 0) -> InstanceKey:
+def let_run(
+    api: RootApi, service: str, number: int = 0, *, phase: Phase = Phase.RUNNING, reason: str = ""
+) -> InstanceKey:
     """Put an instance on the worker, as placing and reporting would."""
     key = slot_key(Slot(ServiceId(service), number))
     record = api.state.slots[key]
     instance = InstanceKey(record.slot.service, number, 1, 2)
-    status = InstanceStatus(key=instance, phase=Phase.RUNNING, ready=True, worker=WORKER, restart=3)
+    ready = phase is Phase.RUNNING
+    status = InstanceStatus(key=instance, phase=phase, ready=ready, worker=WORKER, restart=3, reason=reason)
     api.state.slots.put(
         key,
         replace(

@@ -45,11 +45,11 @@ def test_no_request_fails_while_a_worker_is_drained_and_a_service_updated(uncord
     with shop(fleet) as address, requests(fleet, "w1", f"http://{address}/") as seen:
         drained = next(one["worker"] for one in fleet.instances("shop") if one["worker"] != "w1")
         said = fleet.oak.run("worker", "drain", drained, "--wait").stdout
-        assert f"{drained}: 0 instances left" in said
+        assert f"{drained} is empty" in said
         assert drained not in {one["worker"] for one in fleet.until_ready("shop", 4)}
         fleet.oak.run("worker", "uncordon", drained)
         rolled = fleet.oak.run("service", "update", "shop.server", "--env", "COLOUR=blue", "--wait").stdout
-        assert "3/3 instances ready (done)" in rolled
+        assert "3 of 3 updated (done)" in rolled
     assert seen.asked > 100
     assert not seen.failed
 
@@ -66,7 +66,7 @@ def test_no_request_fails_while_a_site_is_drained_and_users_are_at_another(uncor
         assert "c1" in {one["cluster"] for one in fleet.instances("shop")}, "spread over both"
         with requests(fleet, "w4", f"http://{address}/") as seen:
             said = fleet.oak.run("cluster", "drain", "c1", "--wait").stdout
-            assert "c1: 0 instances left" in said
+            assert "c1 is empty" in said
         assert {one["cluster"] for one in fleet.until_ready("shop", 4)} == {"c2"}
         until(lambda: not any(worker["instances"] for worker in fleet.live() if worker["cluster"] == "c1"))
     assert seen.asked > 100

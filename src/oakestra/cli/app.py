@@ -53,8 +53,11 @@ def run_create(args: argparse.Namespace) -> int:
     document = read_sla(args.file)
     root = session.connect(args)
     created = _created(root.post("/api/application/", document), document)
+    waits = args.wait and args.output in options.FOR_PEOPLE
+    if waits:
+        print("\n".join(_headline(app) for app in created), flush=True)
     code = _deployed(args, root, created) if args.deploy or args.wait else DONE
-    output.present(args, lambda: _fresh(root, created, deployed=args.deploy or args.wait))
+    output.present(args, lambda: _fresh(root, created, deployed=args.deploy or args.wait, told=waits))
     return code
 
 
@@ -101,21 +104,31 @@ def _services(root: Root, app: Document) -> list[Document]:
     return found
 
 
-def _fresh(root: Root, created: Sequence[Document], *, deployed: bool) -> Shown:
+def _fresh(root: Root, created: Sequence[Document], *, deployed: bool, told: bool) -> Shown:
+    """Return what was created; `told`: that it was, is said already."""
     documents = [{**app, "services": _services(root, app)} for app in created]
     return Shown(
         document=documents,
-        text=lambda style: "\n\n".join(_made(app, style, deployed=deployed) for app in documents),
+        text=lambda style: "\n\n".join(
+            filter(None, (_made(app, style, deployed=deployed, told=told) for app in documents))
+        ),
     )
 
 
-def _made(app: Document, style: Style, *, deployed: bool) -> str:
-    head = f"{app['name']}.{app['namespace']} created"
+def _headline(app: Document) -> str:
+    return f"{app['name']}.{app['namespace']} created"
+
+
+def _made(app: Document, style: Style, *, deployed: bool, told: bool) -> str:
     table = style.table(service_columns(app["services"]), app["services"])
     if not table:
-        return f"{head}, without services"
+        return "" if told else f"{_headline(app)}, without services"
     first = names.short_names(app["services"])[app["services"][0]["id"]]
-    return f"{head}\n{table}" + ("" if deployed else f"\nstart an instance: oak service deploy {first}")
+    return (
+        ("" if told else f"{_headline(app)}\n")
+        + table
+        + ("" if deployed else f"\nstart an instance: oak service deploy {first}")
+    )
 
 
 # --- list and show -----------------------------------------------------------------------------------------------

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from oakestra.cli import options
 from oakestra.cli.client import Document, Root, names, session
 from oakestra.cli.show import output, stories
-from oakestra.cli.show.cells import UNPLACEABLE, age, condition, painted, service_condition
+from oakestra.cli.show.cells import UNPLACEABLE, age, condition, duration, painted, service_condition, times
 from oakestra.cli.show.columns import Copy, copies
 from oakestra.cli.show.output import Shown, Style
 from oakestra.cli.show.table import Column, indented
 
+FRESH_S = 60.0
+"""What was thought of candidates is said to be of the time of placement if that is longer ago."""
 _FITS = "fits"
+_PLACED, _ROOT = "placed", "root"
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -45,37 +49,53 @@ def explanation(root: Root, text: str) -> Shown:
     return Shown(
         document=[{**_document(copy), **_part(story, copy)} for copy in found],
         text=lambda style: "\n\n".join(
-            f"{paragraph(copy, style, now_wall_s=root.now_wall_s)}{chapter(_part(story, copy), copy, style)}"
-            for copy in found
+            told(copy, _part(story, copy), style, now_wall_s=root.now_wall_s) for copy in found
         ),
         nothing=f"{name} has no instances ({service_condition(service)}); start one: oak service deploy {name}",
     )
 
 
-def paragraph(copy: Copy, style: Style, *, now_wall_s: float) -> str:
-    """Return all there is to say about why an instance is where it is."""
+def told(copy: Copy, part: Document, style: Style, *, now_wall_s: float) -> str:
+    """Return all there is to say about why an instance is where it is, and how it came there. Pure."""
     instance = copy.instance
     word = condition(instance)
     since = age(instance["changed_wall_s"], now_wall_s)
     head = f"{copy.name}  {painted(word) if style.coloured else word}{f' for {since}' if since else ''}"
     lines = [head, *(f"  {line}" for line in _sentences(instance, word))]
-    verdicts = instance["verdicts"]
-    if verdicts:
-        lines.append(indented(style.table(_columns("CLUSTER", instance["cluster"]), verdicts)))
+    lines += _candidates(
+        "CLUSTER", instance["verdicts"], instance["cluster"], part["events"], style, now_wall_s
+    )
+    lines += [f"  what would help: {remedy}" for remedy in part["remedies"]]
+    lines += _candidates("WORKER", part["workers"], instance["worker"], part["events"], style, now_wall_s)
+    if part["events"]:
+        lines.append(indented(stories.told(part["events"])))
+    if part["silent"]:
+        silent = ", ".join(part["silent"])
+        lines.append(f"  cluster {silent} could not be asked: what it did is missing here")
     return "\n".join(lines)
 
 
-def chapter(part: Document, copy: Copy, style: Style) -> str:
-    """Return what the cluster thought of each worker, and all that happened."""
-    parts = [f"  what would help: {remedy}" for remedy in part["remedies"]]
-    if part["workers"]:
-        parts.append(indented(style.table(_columns("WORKER", copy.instance["worker"]), part["workers"])))
-    if part["events"]:
-        parts.append(indented(stories.told(part["events"])))
-    if part["silent"]:
-        silent = ", ".join(part["silent"])
-        parts.append(f"  cluster {silent} could not be asked: what it did is missing here")
-    return "".join(f"\n{text}" for text in parts)
+def _candidates(
+    title: str,
+    verdicts: Sequence[Document],
+    chosen: str,
+    events: Sequence[Document],
+    style: Style,
+    now_wall_s: float,
+) -> list[str]:
+    """Return what was thought of each candidate, and when, if that is a while ago; nothing without candidates."""
+    if not verdicts:
+        return []
+    table = indented(style.table(_columns(title, chosen), sorted(verdicts, key=partial(_rank, chosen))))
+    by_root = title == "CLUSTER"
+    placed = [one["wall_s"] for one in events if one["kind"] == _PLACED and (one["tier"] == _ROOT) is by_root]
+    old_s = now_wall_s - placed[-1] if chosen and placed else 0.0
+    return [f"  as it was placed, {duration(old_s)} ago:", table] if old_s > FRESH_S else [table]
+
+
+def _rank(chosen: str, verdict: Document) -> tuple[bool, bool, float, str]:
+    """Return a candidate's place in a table: the chosen one first, then the best, then by name."""
+    return (verdict["name"] != chosen, bool(verdict["refusal"]), -verdict["score"], verdict["name"])
 
 
 def _part(story: Document, copy: Copy) -> Document:
@@ -116,7 +136,9 @@ def _history(instance: Document) -> str:
     if instance["attempt"] > 1:
         parts.append(f"attempt {instance['attempt']} of this cluster")
     if instance["restart"]:
-        parts.append(f"restarted {instance['restart']} times, last exit code {instance['exit_code']}")
+        code = instance["exit_code"]
+        ended = "how it ended is not known" if code is None else f"it ended with exit code {code} last"
+        parts.append(f"restarted {times(instance['restart'])}; {ended}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

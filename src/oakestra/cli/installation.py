@@ -210,7 +210,12 @@ def status(args: argparse.Namespace) -> int:
     home = Installation(args.installation)
     flags = flags_of(home)
     if not flags:
-        print(f"nothing is installed as {home.name!r}; `sudo oak up` starts root, cluster and worker here")
+        if args.output == "json":
+            print("[]")
+        print(
+            f"oak: nothing is installed as {home.name!r}; `sudo oak up` starts root, cluster and worker here",
+            file=sys.stderr,
+        )
         return FAILED
     keeper = keeper_of(home)
     running = keeper.running()

@@ -8,6 +8,7 @@ import sys
 from oakestra.cli import DONE, options, upkeep
 from oakestra.cli.client import Document, Root, names, session
 from oakestra.cli.show import output
+from oakestra.cli.show.cells import counted, wanted
 from oakestra.cli.show.columns import copies, instance_columns, service_columns
 from oakestra.cli.show.details import service_facts
 from oakestra.cli.show.output import Shown, Style
@@ -125,8 +126,16 @@ def run_scale(args: argparse.Namespace) -> int:
     root = session.connect(args)
     everything = _all(root)
     found = names.service(everything, args.service)
-    nothing = f"{names.short_names(everything)[found['id']]} has no instances"
-    return conclude(args, root, scale(root, found, args.instances, among=everything), nothing=nothing)
+    name = names.short_names(everything)[found["id"]]
+    nothing = f"{name} has {counted(args.instances, 'instance') if args.instances else 'no instances'}"
+    before = {instance["number"] for instance in wanted(found)}
+    return conclude(
+        args,
+        root,
+        scale(root, found, args.instances, among=everything),
+        nothing=f"{nothing} already" if args.instances and len(before) == args.instances else nothing,
+        there=lambda target: target.number in before,
+    )
 
 
 def run_undeploy(args: argparse.Namespace) -> int:

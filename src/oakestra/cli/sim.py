@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from oakestra.model.errors import NotFound
 
 PROMPT = "sim> "
+PROGRESS_S = 0.5
+"""A command that takes longer shows so often how far it is."""
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +45,65 @@ def converse(args: argparse.Namespace) -> int:
     """Drive a fleet by hand; time stands still while somebody thinks."""
     from oakestra.simulation import scripted
 
-    if sys.stdin.isatty():
-        _edit_lines(scripted.commands())
-        print("A fleet in virtual time. `help` lists commands, `quit` or Ctrl-D ends. Try: fleet 2 3")
-    scripted.play(_typed(), print, seed=args.seed, echo=not sys.stdin.isatty())
+    if not sys.stdin.isatty():
+        scripted.play(_typed(), print, seed=args.seed)
+        return 0
+    _edit_lines(scripted.commands())
+    print("A fleet in virtual time. `help` lists commands, `quit` or Ctrl-D ends. Try: fleet 2 3")
+    waiting = Waiting(sys.stderr, uptime_s=time.monotonic)
+    signal.signal(signal.SIGINT, lambda _signal, _frame: waiting.interrupt())
+    scripted.play(waiting.over(_typed()), waiting.tell, seed=args.seed, echo=False, go_on=waiting.go_on)
     return 0
+
+
+class Waiting:
+    """Whoever types and waits: is shown how far a long command is, and may end it with Ctrl-C, and only it."""
+
+    def __init__(self, stream: TextIO, *, uptime_s: Callable[[], float]) -> None:
+        self._stream = stream
+        self._shown = stream.isatty()
+        self._uptime_s = uptime_s
+        self._next_s = 0.0
+        self._reads = False
+        self._enough = False
+        self._told = ""
+
+    def over(self, lines: Iterator[str]) -> Iterator[str]:
+        """Yield what is typed; what is not yet done of the line before was not interrupted."""
+        while True:
+            self._erase()
+            self._reads, self._enough = True, False
+            line = next(lines, None)
+            self._reads = False
+            if line is None:
+                return
+            self._next_s = self._uptime_s() + PROGRESS_S
+            yield line
+
+    def interrupt(self) -> None:
+        """End what is under way. Raises `KeyboardInterrupt` if that is typing, or if it does not end."""
+        if self._reads or self._enough:
+            raise KeyboardInterrupt
+        self._enough = True
+
+    def go_on(self, passed_s: float, of_s: float) -> bool:
+        """Show how far it is, now and then; tell whether it is to go on."""
+        if self._shown and self._uptime_s() >= self._next_s:
+            self._next_s = self._uptime_s() + PROGRESS_S
+            self._erase()
+            self._told = f"{passed_s:.0f} of {of_s:.0f} s; Ctrl-C ends this command"
+            print(self._told, end="", file=self._stream, flush=True)
+        return not self._enough
+
+    def tell(self, line: str) -> None:
+        """Print a line where it belongs."""
+        self._erase()
+        print(line, flush=True)
+
+    def _erase(self) -> None:
+        if self._told:
+            print(f"\r{' ' * len(self._told)}\r", end="", file=self._stream, flush=True)
+            self._told = ""
 
 
 def _edit_lines(words: Sequence[str]) -> None:
@@ -101,6 +160,4 @@ def _typed() -> Iterator[str]:
         except KeyboardInterrupt:  # as in a shell: the line is given up, not the fleet
             print()
             continue
-        if line.strip() in {"quit", "exit"}:
-            return
         yield line

@@ -12,9 +12,13 @@ from typing import Any
 
 from oakestra.cli import DONE, FAILED, options
 from oakestra.cli.client import Document, Root, names, session
+from oakestra.cli.show.cells import condition, counted, updated, wanted, why
+from oakestra.cli.show.columns import copies
 from oakestra.model.errors import Invalid, Unavailable
 
 LOOK_EVERY_S = 0.25
+_NAMED_MAX = 8
+_REASONS_MAX = 3
 AVAILABILITY = {"cordon": "cordoned", "drain": "draining", "uncordon": "active"}
 _ABOUT = {
     "cordon": "let it keep what it has, and take nothing new",
@@ -22,6 +26,11 @@ _ABOUT = {
     "uncordon": "let it take instances again",
     "rm": "forget it, once it is lost or has nothing",
 }
+
+_OUT_OF_REACH = (
+    "; it is out of reach, so what may still run there goes on until it is switched off, "
+    "or returns and is told to stop"
+)
 
 
 # --- workers and clusters ----------------------------------------------------------------------------------------
@@ -46,7 +55,8 @@ def run_machines(args: argparse.Namespace) -> int:
     for machine in found:
         if args.word == "rm":
             root.delete(f"{path}{machine['id']}")
-            print(f"{machine['name']} is forgotten")
+            lost = args.noun == "cluster" and not machine["live"]
+            print(f"{machine['name']} is forgotten{_OUT_OF_REACH if lost else ''}")
         else:
             wanted = AVAILABILITY[args.word]
             root.put(f"{path}{machine['id']}/availability", {"availability": wanted})
@@ -57,7 +67,7 @@ def run_machines(args: argparse.Namespace) -> int:
 
 
 def _emptied(root: Root, path: str, machine: Document, timeout_s: float) -> bool:
-    def left() -> int:
+    def held() -> int:
         for known in root.get(path):
             if known["id"] == machine["id"]:
                 return int(known["instances"])
@@ -66,20 +76,34 @@ def _emptied(root: Root, path: str, machine: Document, timeout_s: float) -> bool
     said = [-1]
 
     def empty() -> bool:
-        count = left()
+        count = held()
         if count != said[0]:
             said[0] = count
-            print(f"{machine['name']}: {count} instances left", flush=True)
+            left = f": {counted(count, 'instance')} left" if count else " is empty"
+            print(f"{machine['name']}{left}", flush=True)
         return count == 0
 
     if _until(empty, timeout_s):
         return True
+    staying = _staying(root, path, machine)
+    named = (
+        f": {', '.join(staying[:_NAMED_MAX])}{' and more' if len(staying) > _NAMED_MAX else ''}"
+        if staying
+        else ""
+    )
     print(
-        f"oak: {machine['name']} still has {said[0]} instances after {timeout_s:.0f} s, and goes on being drained; "
-        "see why they stay: oak events",
+        f"oak: {machine['name']} still has {counted(said[0], 'instance')} after {timeout_s:.0f} s{named}; "
+        f"it goes on being drained. See why: {f'oak explain {staying[0]}' if staying else 'oak events'}",
         file=sys.stderr,
     )
     return False
+
+
+def _staying(root: Root, path: str, machine: Document) -> list[str]:
+    """Return the names of the instances that a machine has, as far as one may see them."""
+    place = "worker_id" if path.endswith("/workers/") else "cluster_id"
+    there = copies(root.get("/api/v1/services/"))
+    return [copy.name for copy in there if copy.instance[place] == machine["id"]]
 
 
 def _until(seen: Callable[[], bool], timeout_s: float) -> bool:
@@ -212,18 +236,22 @@ def _all_at(service: Document) -> bool:
     """Tell whether every instance is ready on the service's own revision; an update that failed stays where it is."""
     if (service["rollout"] or {}).get("state") == "failed":
         return True
-    return all(_is_there(one, service) for one in service["instances"] if one["wanted"])
-
-
-def _is_there(instance: Document, service: Document) -> bool:
-    """Tell whether an instance is ready and as the service asks: of its revision, or of one that was exactly like it."""
-    spec = service["spec"]
-    return bool(instance["ready"]) and instance["revision"] in (spec["revision"], *spec["same_as"])
+    return len(updated(service)) == len(wanted(service))
 
 
 def _progress(service: Document) -> str:
-    wanted = [instance for instance in service["instances"] if instance["wanted"]]
     revision = service["spec"]["revision"]
-    there = sum(_is_there(one, service) for one in wanted)
-    state = (service["rollout"] or {}).get("state", "")
-    return f"revision {revision}: {there}/{len(wanted)} instances ready{f' ({state})' if state else ''}"
+    rollout = service["rollout"] or {}
+    state = rollout.get("state", "").replace("_", " ")
+    line = f"revision {revision}: {len(updated(service))} of {len(wanted(service))} updated{f' ({state})' if state else ''}"
+    successor = rollout.get("reason", "") if state == "rolling" else ""
+    return "; ".join([line, *_waiting(service), *([successor] if successor else [])])
+
+
+def _waiting(service: Document) -> list[str]:
+    """Return of the first instances that are not ready how they are, and why."""
+    name = names.short_names([service])[service["id"]]
+    waiting = [one for one in wanted(service) if not one["ready"]]
+    told = [f"{name}.{one['number']}: {' '.join((condition(one), why(one))).rstrip()}" for one in waiting]
+    more = [f"and {len(told) - _REASONS_MAX} more"] if len(told) > _REASONS_MAX else []
+    return told[:_REASONS_MAX] + more

@@ -97,7 +97,7 @@ class Requests:
         )
         if held and not self._is_lost(worker.id):
             raise Conflict(
-                f"worker {worker.name} is alive and has {held} instances; move them away first: "
+                f"worker {worker.name} is alive and has {held} instance{'' if held == 1 else 's'}; move them away first: "
                 f"oak worker drain {worker.name}"
             )
         self._state.workers.remove(worker.id)

@@ -112,7 +112,9 @@ def check(lab: Lab) -> None:
     """Raise `Invalid` if there can be no such lab."""
     check_name(lab.name)
     if lab.clusters < 1 or lab.workers < 0:
-        raise Invalid("a lab has at least one cluster, and not less than no workers")
+        raise Invalid(
+            f"a lab has 1 cluster or more, and 0 workers or more in each; asked for were {lab.clusters} and {lab.workers}"
+        )
     count = 1 + lab.clusters * (1 + lab.workers)
     if count > HOSTS_MAX:
         raise Invalid(

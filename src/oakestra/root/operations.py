@@ -287,7 +287,7 @@ class Operations:
         )
         if held:
             raise Conflict(
-                f"cluster {record.name} has {held} instances; move them away first: oak cluster drain {record.name}"
+                f"cluster {record.name} has {held} instance{'' if held == 1 else 's'}; move them away first: oak cluster drain {record.name}"
             )
         self._state.clusters.remove(record.id)
         await self._commit("cluster removed", asker, cluster=record.name)

@@ -206,7 +206,7 @@ class FakeRuntime:
     ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
         await self._work(self.latency_s)
         if not self._runs(number):
-            raise Unavailable(f"container {number} does not run now, so no command can run in it")
+            raise Unavailable("the instance does not run now, so no command can run in it")
         script = self.host.commands.get(tuple(command))
         if script is None:
             raise Rejected(f"the command {command[0]!r} is not in the image")

@@ -85,6 +85,7 @@ class Rollout:
     updated: int
     """Instances that are ready on the new revision."""
     reason: str
+    """Why it ended as it did; while it rolls, why the first successor that has trouble is not ready."""
     began_wall_s: float
 
 

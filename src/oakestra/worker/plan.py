@@ -328,7 +328,8 @@ def _waiting(observed: Observed, instance: LocalInstance, container: ContainerSe
     why = instance.given_up or _ended(container)
     if observed.now_s >= _again_at_s(observed, instance, crashes):
         return why
-    return f"{why}; will be started again {wait_s:.0f} s after that"
+    when = "at once" if round(wait_s) == 0 else f"{wait_s:.0f} s after that"
+    return f"{why}; will be started again {when}"
 
 
 def _ended(container: ContainerSeen) -> str:

@@ -105,8 +105,34 @@ def test_a_document_that_is_refused_is_no_refused_token() -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(Unavailable, match=f"nobody listens at http://127.0.0.1:{port}.*sudo oak up"):
+    with pytest.raises(Unavailable, match=f"no root answers at http://127.0.0.1:{port}: .*sudo oak up"):
         Root(f"http://127.0.0.1:{port}", None).get("/x")
+
+
+def test_what_starts_a_root_is_advised_on_its_own_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_keys: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(
+        Unavailable, match=r"no root answers at http://192\.0\.2\.9:10000: .*start it there, or ask"
+    ):
+        Root("http://192.0.2.9:10000", None).get("/x")
+
+
+def test_a_root_that_lets_no_connection_be_made_is_not_waited_for_as_long_as_an_answer() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        queued = [socket.socket() for _ in range(4)]
+        for one in queued:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        with pytest.raises(Unavailable, match=r"nothing came back within 0 s, so its machine is off"):
+            Root(url, None, timeout_s=0.05).get("/x")
+        for one in queued:
+            one.close()
 
 
 def test_an_answer_that_does_not_come() -> None:

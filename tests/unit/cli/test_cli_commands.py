@@ -184,7 +184,7 @@ def test_an_application_that_does_not_go_in_time_is_kept(shop: Oak, root: Served
     shop.good("service", "deploy", "web")
     said = shop("app", "rm", "shop", "--wait", "--timeout", "0")
     assert (said.code, said.out) == (1, "")
-    assert "shop.web.0 is not gone after 0 s (LEAVING)" in said.err
+    assert "shop.web.0 is still not gone after 0 s: it is LEAVING" in said.err
     assert len(json.loads(shop.good("app", "ls", "-o", "json"))) == 1
 
 
@@ -229,32 +229,35 @@ def test_listing_the_services_of_one_application(shop: Oak, tmp_path: Path) -> N
     assert found["name"] == "store.prod.web.front"
     said = shop.bad("service", "inspect", "web")
     assert "'web' means more than one service: shop.prod.web.front (" in said
-    assert shop.good("service", "inspect", "store.web").startswith("service         store.prod.web.front\n")
+    assert shop.good("service", "inspect", "store.web").startswith("service        store.prod.web.front\n")
 
 
 def test_inspecting_a_service(shop: Oak, root: ServedRoot) -> None:
     shop.good("service", "deploy", "web")
     run(root, "web", phase=Phase.STOPPED, reason="it ended with exit code 1")
     assert aged(re.sub("[0-9a-f]{24}", "ID", shop.good("service", "inspect", "shop.web"))) == (
-        "service         shop.prod.web.front\n"
-        "id              ID\n"
-        "application id  ID\n"
-        "status          DEAD\n"
-        "reason          it ended with exit code 1\n"
-        "ready           0/1 instances\n"
-        "image           docker.io/library/nginx:latest\n"
-        "runtime         docker\n"
-        "needs           100 MiB memory, 1 vcpu\n"
-        "round robin     10.30.0.1, fdff:2000::1\n"
-        "closest         10.30.0.2, fdff:1000::2\n"
-        "ports           8080 → 80/tcp\n"
-        "restarts        always\n"
+        "service        shop.prod.web.front\n"
+        "id             ID\n"
+        "application    shop.prod\n"
+        "status         DEAD\n"
+        "reason         it ended with exit code 1\n"
+        "ready          0/1 instances\n"
+        "image          docker.io/library/nginx:latest\n"
+        "revision       0\n"
+        "update policy  start first, 1 at a time in each cluster, ready for 2 s each; "
+        "done when all are ready for 10 s; goes back after 300 s without progress\n"
+        "runtime        docker\n"
+        "needs          100 MiB memory, 1 vcpu\n"
+        "round robin    10.30.0.1, fdff:2000::1\n"
+        "closest        10.30.0.2, fdff:1000::2\n"
+        "ports          8080 → 80/tcp\n"
+        "restarts       always\n"
         "\n"
         "INSTANCE    STATUS   READY  CLUSTER  WORKER  ADDRESS    RESTARTS  AGE    REASON\n"
         "shop.web.0  STOPPED  no     east     w1      10.30.0.5  0         AGE    it ended with exit code 1\n"
     )
     told = shop.good("service", "inspect", "db")
-    assert "command         redis-server\nenvironment     A=1\n" in told
+    assert "command        redis-server\nenvironment    A=1\n" in told
     assert yaml.safe_load(shop.good("service", "inspect", "db", "-o", "yaml")) == json.loads(
         shop.good("service", "inspect", "db", "-o", "json")
     )
@@ -277,9 +280,7 @@ def test_deploying_and_undeploying(shop: Oak, root: ServedRoot) -> None:
 def test_scaling(shop: Oak) -> None:
     requested = "shop.web.0 requested\nshop.web.1 requested\nshop.web.2 requested\n"
     assert shop.good("service", "scale", "web", "3") == requested
-    assert shop.good("service", "scale", "web", "1") == (
-        "shop.web.0 requested\nshop.web.1 is leaving\nshop.web.2 is leaving\n"
-    )
+    assert shop.good("service", "scale", "web", "1") == ("shop.web.1 is leaving\nshop.web.2 is leaving\n")
     assert "a service has at most 1000" in shop.bad("service", "scale", "web", "1001")
 
 
@@ -311,6 +312,8 @@ def test_waiting_for_a_whole_application(admin: Oak, root: ServedRoot, tmp_path:
     said = admin("app", "create", write(tmp_path / "sla.json", document), "--wait")
     ready.join()
     assert said.code == 0
+    assert said.out.startswith("shop.prod created\nSERVICE ")
+    assert said.out.count("created") == 1
     assert "shop.web  RUNNING  1/1" in said.out
     assert "start an instance" not in said.out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -119,9 +120,9 @@ def test_a_token_in_the_environment_is_enough(
 def test_flags_win_over_the_environment_and_that_over_the_login(
     admin: Oak, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OAKESTRA_ROOT", "from-environment")
-    assert "nobody is logged in to http://from-environment:10000" in admin.bad("app", "ls")
-    assert "nobody is logged in to http://from-flag:10000" in admin.bad("app", "ls", "--root", "from-flag")
+    monkeypatch.setenv("OAKESTRA_ROOT", "127.0.0.1:1")
+    assert "http://127.0.0.1:1:" in admin.bad("app", "ls")
+    assert "http://127.0.0.1:2:" in admin.bad("app", "ls", "--root", "127.0.0.1:2")
 
 
 def test_a_damaged_file_stops_nothing_but_what_needs_it(oak: Oak, root: ServedRoot) -> None:
@@ -171,12 +172,19 @@ def test_without_an_installation_there_is_nothing_to_fall_back_to(
     oak: Oak, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     be(monkeypatch, superuser=True)
-    local = "http://127.0.0.1:10000"
-    assert oak.bad("app", "ls") == f"{NOBODY}{local}; log in: oak login {local}\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(session, "API_PORT", port := listener.getsockname()[1])
+        local = f"http://127.0.0.1:{port}"
+        assert oak.bad("app", "ls") == f"{NOBODY}{local}; log in: oak login {local}\n"
+    assert f"no root answers at {local}: nothing listens there; start it (sudo oak up)" in oak.bad(
+        "app", "ls"
+    )
 
 
 def test_the_password_goes_to_this_machines_root_only(here: Oak) -> None:
-    assert "nobody is logged in to http://127.0.0.1:1;" in here.bad("app", "ls", "--root", "127.0.0.1:1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert f"nobody is logged in to http://{other};" in here.bad("app", "ls", "--root", other)
 
 
 def test_an_installation_named_wins_over_a_login(here: Oak, root: ServedRoot) -> None:

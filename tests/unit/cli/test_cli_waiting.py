@@ -179,6 +179,7 @@ def test_what_is_not_as_it_should_be_is_told_with_what_to_do(capsys: pytest.Capt
             step(Progress.STUCK, why="there is no cluster"),
             step(Progress.FAILED, why="it ended with exit code 1"),
             step(Progress.UNDER_WAY, where="w1 (east)", why="fetching"),
+            step(Progress.UNDER_WAY, word="STOPPED", where="w1 (east)", why="ended with exit code 1"),
             gone,
         )
     )
@@ -186,8 +187,11 @@ def test_what_is_not_as_it_should_be_is_told_with_what_to_do(capsys: pytest.Capt
         "oak: shop.web.0 cannot be placed: there is no cluster; root goes on trying. "
         "See why: oak explain shop.web.0; withdraw it: oak service undeploy shop.web.0\n"
         "oak: shop.web.0 will not run: it ended with exit code 1; its log may say more: oak service logs shop.web.0\n"
-        "oak: shop.web.0 is not ready after 12 s (PULLING at w1 (east): fetching); see on: oak instance ls --watch\n"
-        "oak: shop.web.1 is not gone after 12 s (LEAVING); see on: oak instance ls --watch\n"
+        "oak: shop.web.0 is still not ready after 12 s: it is PULLING on w1 (east): fetching. "
+        "See how it goes on: oak instance ls --watch\n"
+        "oak: shop.web.0 is still not ready after 12 s: it is STOPPED on w1 (east): ended with exit code 1. "
+        "See what it wrote: oak service logs shop.web.0\n"
+        "oak: shop.web.1 is still not gone after 12 s: it is LEAVING. See how it goes on: oak instance ls --watch\n"
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from asgi import AsgiClient, Reply
 from oakestra.model.errors import Rejected, Unavailable
+from oakestra.model.instance import Phase
 from oakestra.model.terminal import TerminalSize
 from oakestra.root.api import sessions
 from oakestra.wire.execution import (
@@ -137,6 +138,20 @@ def test_what_the_worker_refuses_at_once_has_a_status_code(tmp_path: Path) -> No
         reply = await run(api, service, {"command": ["nothing"]})
         assert reply.status in range(400, 500)
         assert reply.json()["message"] == "the command 'nothing' is not in the image"
+
+    with_service(tmp_path, story)
+
+
+def test_an_instance_that_does_not_run_is_said_to_be_how_it_is(tmp_path: Path) -> None:
+    async def story(api: RootApi, service: str) -> None:
+        let_run(api, service, phase=Phase.STOPPED, reason="ended with exit code 1")
+        api.workers.pieces, api.workers.error = (), Unavailable("the instance does not run now")
+        reply = await run(api, service, {"command": ["true"], "instance": 0})
+        assert reply.status == 503
+        assert reply.json()["message"] == (
+            "the instance does not run now (it is STOPPED: ended with exit code 1); "
+            "see what it wrote: oak service logs shop.prod.web.front.0"
+        )
 
     with_service(tmp_path, story)
 

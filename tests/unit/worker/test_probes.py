@@ -187,7 +187,7 @@ def test_a_runtime_that_cannot_run_the_command_is_unclear() -> None:
     found = asyncio.run(prober().probe(patient(check)))
     assert (found.verdict, found.detail) == (
         Verdict.UNCLEAR,
-        "container 1 does not run now, so no command can run in it",
+        "the instance does not run now, so no command can run in it",
     )
 
 

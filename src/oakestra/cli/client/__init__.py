@@ -15,8 +15,10 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 from oakestra.model.errors import Invalid, OakestraError, Unauthenticated, Unavailable
 
 API_PORT = 10000
+CONNECT_S = 5.0
+"""Connecting may take so long: it needs no work of root's, only its machine and the way there."""
 ANSWER_S = 30.0
-"""Connecting, and every read, may take so long."""
+"""Every read may take so long."""
 PIECE_BYTES = 64 * 1024
 _NO_BODY = object()
 """`None` is a document: JSON's null."""
@@ -92,6 +94,10 @@ class Root:
         finally:
             response.close()
 
+    def reach(self) -> None:
+        """Return if somebody listens there. Raises `Unavailable` with what to do if nobody does."""
+        self._connected().close()
+
     def _decoded(self, method: str, path: str, query: Mapping[str, str], body: bytes = b"") -> Any:
         with self._ask(method, path, query, body) as response:
             content = self._content(response)
@@ -119,7 +125,6 @@ class Root:
     def _exchange(
         self, method: str, path: str, query: Mapping[str, str], body: bytes, *, endless: bool
     ) -> http.client.HTTPResponse:
-        connection, self._kept = self._kept or _connection(self._parts, self._timeout_s), None
         headers = {
             "Connection": "keep-alive" if self._keeps else "close",
             "Content-Type": "application/json",
@@ -127,6 +132,7 @@ class Root:
         if self._login is not None:
             headers["Authorization"] = f"Bearer {self._login.token()}"
         target = self._parts.path + path + (f"?{urlencode(query)}" if query else "")
+        connection, self._kept = self._kept or self._connected(), None
         try:
             connection.request(method, target, body or None, headers)
             opened = connection.sock
@@ -143,6 +149,22 @@ class Root:
         date = parsedate_tz(response.headers.get("date", ""))
         self.now_wall_s = mktime_tz(date) if date else self.now_wall_s
         return response
+
+    def _connected(self) -> http.client.HTTPConnection:
+        within_s = min(CONNECT_S, self._timeout_s)
+        connection = _connection(self._parts, within_s)
+        try:
+            connection.connect()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"no root answers at {self.url}: nothing came back within {within_s:.0f} s, so its machine is off "
+                "or cut off, or a firewall is between; is the address right? `oak login ADDRESS` chooses another"
+            ) from error
+        except OSError as error:
+            connection.close()
+            raise self._unreachable(error) from error
+        connection.sock.settimeout(self._timeout_s)
+        return connection
 
     def _content(self, response: http.client.HTTPResponse) -> bytes:
         try:
@@ -177,8 +199,9 @@ class Root:
         match error:
             case ConnectionRefusedError():
                 return Unavailable(
-                    f"nobody listens at {self.url}, so root does not run there; "
-                    "start it (sudo oak up), or ask another: oak login ADDRESS"
+                    f"no root answers at {self.url}: nothing listens there; "
+                    + ("start it (sudo oak up)" if _is_here(self._parts.hostname or "") else "start it there")
+                    + ", or ask another: oak login ADDRESS"
                 )
             case TimeoutError():
                 return Unavailable(
@@ -218,6 +241,18 @@ def _connection(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnect
     if parts.scheme == "https":
         return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s)
     return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+
+
+def _is_here(host: str) -> bool:
+    """Tell whether a host is this machine: only its own addresses can be bound to."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+        for family, kind, _, _, address in found:
+            with socket.socket(family, kind) as probe:
+                probe.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def _refuses_token(status: int, content: bytes) -> bool:

@@ -84,6 +84,7 @@ class _Session:
 
     def _local_login(self) -> Login:
         """Log in as Admin with the password that root of this machine left for who may read it."""
+        Root(self._url, None).reach()  # where nobody listens, nobody can log in
         password_file = _state(self._installation) / "admin.password"
         if not self._environment.superuser or self._url != _local_url(self._installation):
             raise self._nobody()

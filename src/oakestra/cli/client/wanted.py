@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from oakestra.cli import DONE
 from oakestra.cli.client import Document, Root
@@ -50,13 +50,25 @@ def emptied(root: Root, services: Sequence[Document], *, among: Sequence[Documen
     return progress.code(progress.settle(root, targets, timeout_s=timeout_s)) if targets else DONE
 
 
-def conclude(args: argparse.Namespace, root: Root, targets: Sequence[Target], *, nothing: str = "") -> int:
-    """Say what was asked for, or with `--wait`, wait for it and say how it went; return the exit code."""
+def conclude(
+    args: argparse.Namespace,
+    root: Root,
+    targets: Sequence[Target],
+    *,
+    nothing: str = "",
+    there: Callable[[Target], bool] = lambda _: False,
+) -> int:
+    """Say what was asked for, or with `--wait`, wait for it and say how it went; return the exit code.
+
+    Of what was `there` before, nothing is said unless it is waited for.
+    """
     if not args.wait or not targets:
         asked = Shown(
             document=[_asked(target) for target in targets],
             text=lambda _: "\n".join(
-                f"{one.name} {'is leaving' if one.gone else 'requested'}" for one in targets
+                f"{one.name} {'is leaving' if one.gone else 'requested'}"
+                for one in targets
+                if one.gone or not there(one)
             ),
             nothing=nothing,
         )

@@ -112,10 +112,13 @@ def run_down(args: argparse.Namespace) -> int:
 
     _must_be_root()
     name = _name(args)
+    there = name in _names()
     with record.turn(name, wait_s=TURN_WITHIN_S):
         start.log_out(name)
         power.remove(name)
-    print(f"the lab {name} is gone")
+    print(
+        f"the lab {name} is gone" if there else f"there was no lab {name}, so there was nothing to take away"
+    )
     return DONE
 
 
@@ -188,7 +191,7 @@ def run_heal(args: argparse.Namespace) -> int:
         else:
             healed = faults.Faults()
         kernel.break_links(record.with_faults(lab, healed))
-    print(_told(healed, args.host) if args.host else "nothing is lost any more")
+    print(_told(healed, args.host) if args.host else "the lab's network loses nothing any more")
     return DONE
 
 
@@ -203,7 +206,7 @@ def run_kill(args: argparse.Namespace) -> int:
         if args.what == power.SUPERVISOR:
             have_supervisor(record.home(lab.name))
     what = args.what or of.tier
-    whose = "the lab's supervisor" if what == power.SUPERVISOR else f"the {what} of {of.name}"
+    whose = {power.SUPERVISOR: "the lab's supervisor", of.name: of.name}.get(what, f"the {what} of {of.name}")
     print(f"killed {whose} (pid {killed.pid}); it is started again")
     return DONE
 
@@ -283,7 +286,7 @@ def _check_ends(lab: Lab, first: str, second: str) -> None:
 def _told(broken: Any, of: str) -> str:
     from oakestra.lab import faults
 
-    return f"{of}: {faults.described(broken, of) or 'nothing is lost'}"
+    return f"{of}: {faults.described(broken, of) or 'its network loses nothing any more'}"
 
 
 def _must_be_root() -> None:

@@ -18,6 +18,8 @@ NO_PLACE = frozenset(
 LEAVING = "LEAVING"
 NOT_DEPLOYED = "NOT_DEPLOYED"
 
+_PARTLY = frozenset({"rolling", "failed"})
+"""States of an update in which instances of before may run."""
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 _KIB = 1024
 _GREEN, _YELLOW, _RED = "32", "33", "31"
@@ -66,6 +68,16 @@ def percent(ratio: float) -> str:
     return f"{ratio * 100:.0f}%"
 
 
+def counted(amount: int, what: str) -> str:
+    """Return how many there are: `1 instance`, `2 instances`."""
+    return f"{amount} {what}{'' if amount == 1 else 's'}"
+
+
+def times(count: int) -> str:
+    """Return how often something was."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def yes(truth: object) -> str:
     """Return a truth."""
     return "yes" if truth else "no"
@@ -97,6 +109,27 @@ def readiness(service: Document) -> str:
     """Return how many of the wanted instances are ready: `2/3`."""
     instances = wanted(service)
     return f"{sum(bool(instance['ready']) for instance in instances)}/{len(instances)}"
+
+
+def updated(service: Document) -> list[Document]:
+    """Return the wanted instances that are ready and as the service asks: of its revision, or of one exactly like it."""
+    good = (service["spec"]["revision"], *service["spec"]["same_as"])
+    return [one for one in wanted(service) if one["ready"] and one["revision"] in good]
+
+
+def image(service: Document) -> str:
+    """Return what a service is to run; how much of it does, as long as an update has not brought it everywhere."""
+    text, there, of = str(service["spec"]["image"]), len(updated(service)), len(wanted(service))
+    under_way = service["rollout"] and service["rollout"]["state"] in _PARTLY
+    return f"{text} ({there}/{of} updated)" if under_way and there < of else text
+
+
+def hindrance(service: Document) -> str:
+    """Return why the first instance that is not ready is not, or why an update does not come further."""
+    waiting = [instance for instance in wanted(service) if not instance["ready"]]
+    rollout = service["rollout"]
+    held_up = rollout["reason"] if rollout and rollout["state"] == "rolling" else ""
+    return why(waiting[0]) or held_up if waiting else held_up
 
 
 def why(instance: Document) -> str:

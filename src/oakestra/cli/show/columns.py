@@ -11,6 +11,8 @@ from oakestra.cli.show.cells import (
     age,
     condition,
     duration,
+    hindrance,
+    image,
     mebibytes,
     painted,
     painted_readiness,
@@ -18,7 +20,6 @@ from oakestra.cli.show.cells import (
     readiness,
     service_condition,
     size,
-    wanted,
     why,
     yes,
 )
@@ -52,10 +53,10 @@ def service_columns(services: Sequence[Document]) -> list[Column[Document]]:
         Column("STATUS", service_condition, paint=painted),
         Column("READY", readiness, paint=painted_readiness),
         Column("ADDRESS", lambda service: service["spec"]["addresses"]["round_robin_v4"]),
-        Column("IMAGE", lambda service: service["spec"]["image"]),
+        Column("IMAGE", image),
         Column("FULL NAME", lambda service: service["name"], wide=True),
         Column("ID", lambda service: service["id"], wide=True),
-        Column("REASON", _trouble),
+        Column("REASON", hindrance),
     ]
 
 
@@ -134,12 +135,6 @@ def _load(worker: Document, ratio: str) -> str:
     """Return a measured share; nothing before there was a measurement."""
     usage = worker["usage"]
     return percent(usage[ratio]) if usage else ""
-
-
-def _trouble(service: Document) -> str:
-    """Return why the first instance that is not ready is not."""
-    waiting = [instance for instance in wanted(service) if not instance["ready"]]
-    return why(waiting[0]) if waiting else ""
 
 
 def _of(machine: Document, kind: str) -> str:

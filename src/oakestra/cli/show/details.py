@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from oakestra.cli.client import Document
-from oakestra.cli.show.cells import mebibytes, readiness, service_condition
+from oakestra.cli.show.cells import (
+    counted,
+    hindrance,
+    image,
+    mebibytes,
+    readiness,
+    service_condition,
+    updated,
+    wanted,
+)
 from oakestra.cli.show.table import facts
 
 
@@ -17,11 +26,15 @@ def service_facts(service: Document) -> str:
         [
             ("service", service["name"]),
             ("id", service["id"]),
-            ("application id", service["application_id"]),
+            ("application", ".".join(service["name"].split(".")[:2])),
             ("status", service_condition(service)),
-            ("reason", service["detail"]),
+            ("reason", hindrance(service)),
             ("ready", f"{readiness(service)} instances"),
-            ("image", spec["image"]),
+            ("image", image(service)),
+            ("revision", str(spec["revision"])),
+            ("update", _update(service)),
+            ("update policy", _policy(spec["update"])),
+            ("health check", _check(spec["health_check"])),
             ("runtime", spec["virtualization"]),
             ("command", " ".join(spec["command"])),
             ("environment", " ".join(spec["environment"])),
@@ -38,20 +51,54 @@ def service_facts(service: Document) -> str:
     )
 
 
+def _update(service: Document) -> str:
+    """Return how the last update stands, and why."""
+    rollout = service["rollout"]
+    if not rollout:
+        return ""
+    said = f"{len(updated(service))} of {len(wanted(service))} updated"
+    why = "; ".join(
+        part for part in (said if rollout["state"] == "rolling" else "", rollout["reason"]) if part
+    )
+    return f"{rollout['state'].replace('_', ' ')}{f': {why}' if why else ''}"
+
+
+def _policy(policy: Document) -> str:
+    order = policy["order"].replace("_", " ")
+    failing = "goes back" if policy["rollback"] else "stays as it is"
+    return (
+        f"{order}, {policy['parallel']} at a time in each cluster, ready for {policy['min_ready_s']:g} s each; "
+        f"done when all are ready for {policy['monitor_s']:g} s; {failing} after {policy['progress_deadline_s']:g} s "
+        "without progress"
+    )
+
+
+def _check(check: Document | None) -> str:
+    if not check:
+        return ""
+    asked = {
+        "http": f"http port {check['port']} {check['path']}",
+        "tcp": f"tcp port {check['port']}",
+        "exec": f"exec {' '.join(check['command'])}",
+    }.get(check["kind"], str(check["kind"]))
+    again_s = check["restart_after_s"]
+    return (
+        f"{asked} every {check['interval_s']:g} s, within {check['timeout_s']:g} s; "
+        f"unhealthy after {check['unhealthy_threshold']} in a row"
+        + ("" if again_s is None else f", started again after {again_s:g} s of that")
+    )
+
+
 def _needs(spec: Document) -> str:
     needs = spec["resources"]
     parts = [
         (needs["memory_mib"], f"{mebibytes(needs['memory_mib'])} memory"),
-        (needs["vcpus"], _counted(needs["vcpus"], "vcpu")),
-        (needs["vgpus"], _counted(needs["vgpus"], "gpu")),
-        (needs["vtpus"], _counted(needs["vtpus"], "tpu")),
+        (needs["vcpus"], counted(needs["vcpus"], "vcpu")),
+        (needs["vgpus"], counted(needs["vgpus"], "gpu")),
+        (needs["vtpus"], counted(needs["vtpus"], "tpu")),
         (needs["storage_mib"], f"{mebibytes(needs['storage_mib'])} storage"),
     ]
     return ", ".join(text for amount, text in parts if amount)
-
-
-def _counted(amount: int, what: str) -> str:
-    return f"{amount} {what}{'' if amount == 1 else 's'}"
 
 
 def _both(v4: str, v6: str) -> str:

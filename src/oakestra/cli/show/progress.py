@@ -17,6 +17,8 @@ from oakestra.cli.show.table import Column
 from oakestra.model.errors import Invalid, NotFound
 
 _ROWS_MAX = 20
+_HAS_RUN = frozenset({"RUNNING", "STOPPED", "FAILED", "COMPLETED"})
+"""What is in one of these phases has a log."""
 _COLUMNS: tuple[Column[Step], ...] = (
     Column("INSTANCE", lambda step: step.target.name),
     Column("STATUS", lambda step: step.word, paint=painted),
@@ -69,11 +71,12 @@ def _complaint(step: Step, outcome: Outcome) -> str:
         )
     if step.progress is Progress.FAILED:
         return f"{name} will not run{why}; its log may say more: oak service logs {name}"
-    state = f"{step.word} at {step.where}" if step.where else step.word
+    state = f"it is {step.word}{f' on {step.where}' if step.where else ''}"
     wanted = "gone" if step.target.gone else "ready"
-    return (
-        f"{name} is not {wanted} after {outcome.took_s:.0f} s ({state}{why}); see on: oak instance ls --watch"
-    )
+    said_s = f"{outcome.took_s:.0f} s"
+    if step.word in _HAS_RUN and not step.target.gone:
+        return f"{name} is still not {wanted} after {said_s}: {state}{why}. See what it wrote: oak service logs {name}"
+    return f"{name} is still not {wanted} after {said_s}: {state}{why}. See how it goes on: oak instance ls --watch"
 
 
 @contextmanager

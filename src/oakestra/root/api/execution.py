@@ -108,11 +108,20 @@ class ExecutionApi:
             "timeout_s": wanted.timeout_s,
         }
         where = instance.cluster_id, instance.worker_id
-        answer = await (
-            self._session(asker, where, {**arguments, "terminal": wanted.terminal})
-            if wanted.stdin
-            else self._unattended(where, arguments)
-        )
+        try:
+            answer = await (
+                self._session(asker, where, {**arguments, "terminal": wanted.terminal})
+                if wanted.stdin
+                else self._unattended(where, arguments)
+            )
+        except Unavailable as error:
+            if instance.ready:
+                raise
+            state = f"{instance.phase}: {instance.reason}" if instance.reason else instance.phase
+            named = f"{record.spec.name}.{instance.number}"
+            raise Unavailable(
+                f"{error} (it is {state}); see what it wrote: oak service logs {named}"
+            ) from error
         return streamed(answer, media_type=MEDIA_TYPE)
 
     async def _unattended(

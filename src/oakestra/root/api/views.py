@@ -16,6 +16,7 @@ from oakestra.root.state import (
     ApplicationRecord,
     ClusterRecord,
     OrganizationRecord,
+    RolloutState,
     RootState,
     ServiceRecord,
     SlotRecord,
@@ -242,9 +243,20 @@ class _Look:
             detail=view.detail,
             next_slot=record.next_slot,
             spec=record.spec,
-            rollout=_rollout(record),
+            rollout=_rollout(record, held_up=self._held_up(record)),
             instances=tuple(self._own_instance(record, slot) for slot in self._numbered(record)),
         )
+
+    def _held_up(self, record: ServiceRecord) -> str:
+        """Return how the first successor that has trouble is, and why; nothing if none has any."""
+        found = [
+            status
+            for view in self._state.views.values()
+            for status in (view.report.successors if view.report else ())
+            if status.key.slot.service == record.spec.id and not status.ready and status.reason
+        ]
+        first = min(found, key=lambda status: status.key, default=None)
+        return f"instance {first.key.number}: {first.phase.name} {first.reason}" if first else ""
 
     def _numbered(self, record: ServiceRecord) -> list[SlotRecord]:
         return sorted(self._slots[record.spec.id], key=lambda slot: slot.slot.number)
@@ -326,14 +338,14 @@ def _phase_without_report(slot: SlotRecord) -> Phase:
     return Phase.REQUESTED if slot.cluster is None else Phase.CLUSTER_ASSIGNED
 
 
-def _rollout(record: ServiceRecord) -> api.Rollout | None:
+def _rollout(record: ServiceRecord, *, held_up: str) -> api.Rollout | None:
     rollout = record.rollout
     if rollout is None:
         return None
     return api.Rollout(
         state=rollout.state.value,
         updated=rollout.updated,
-        reason=rollout.reason,
+        reason=held_up if rollout.state is RolloutState.ROLLING else rollout.reason,
         began_wall_s=rollout.began_wall_s,
     )
 

@@ -224,7 +224,7 @@ class OciRuntime:
     ) -> AsyncGenerator[CommandOutput | CommandEnded, None]:
         seen = self._running.get(number) or self._look(number)
         if seen is None or seen.state is not ContainerState.RUNNING:
-            raise Unavailable(f"container {number} does not run now, so no command can run in it")
+            raise Unavailable("the instance does not run now, so no command can run in it")
         execution = Execution(
             self._layout, self._cgroups, number, runc=self._runc, names=self._execution_names
         )

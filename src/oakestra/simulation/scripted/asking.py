@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from oakestra.model.errors import Invalid, OakestraError
 from oakestra.model.ids import WorkerId
 from oakestra.root.operations import Operations
 from oakestra.simulation.hosts import ClusterHost
 from oakestra.simulation.scripted.stage import Stage
-from oakestra.simulation.scripted.words import Run, Verb, exactly, whole
+from oakestra.simulation.scripted.words import Run, Verb, close_to, exactly, whole
 from oakestra.simulation.user import ADMINISTRATOR
-from oakestra.wire.sla import parse_sla
+from oakestra.wire.sla import SERVICE_CHANGE_SCHEMA, parse_sla
 
 _NOBODY = WorkerId("")
 
@@ -42,6 +43,7 @@ class Asking:
     async def _deploy(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
         name, copies = exactly(words, 2)
         whole(copies)
+        _check(keys)
         service = {
             "microservice_name": name, "microservice_namespace": "sim", "virtualization": "container",
             "code": f"docker.io/library/{name}:1", **keys,
@@ -51,7 +53,14 @@ class Asking:
         (created,) = await self._ask(lambda root: root.create_applications(ADMINISTRATOR, parse_sla(sla)))
         id = self._stage.names.ids[name] = created.services[0]
         self._stage.world.user.believe(id, created.application.id, name)
-        yield await self._scaled(name, whole(copies))
+        try:
+            told = await self._scaled(name, whole(copies))
+        except OakestraError:
+            await self._ask(lambda root: root.delete_application(ADMINISTRATOR, created.application.id))
+            self._stage.world.user.services[id].deleted = True
+            del self._stage.names.ids[name]
+            raise
+        yield told
 
     async def _scale(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         name, copies = exactly(words, 2)
@@ -79,6 +88,7 @@ class Asking:
 
     async def _update(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
         (name,) = exactly(words, 1)
+        _check(keys)
         id = self._stage.service(name)
         record = await self._ask(lambda root: root.update_service(ADMINISTRATOR, id, keys))
         yield f"{name} has revision {record.spec.revision}"
@@ -110,3 +120,13 @@ class Asking:
             worker = self._stage.worker(host.name)
             await self._stage.world.call_cluster(worker, "remove", {"worker": worker.id})
         yield f"{host.name} is no member any more"
+
+
+def _check(keys: Mapping[str, Any]) -> None:
+    """Raise `Invalid` for a key that no microservice has: root keeps such, so a slip would be seen by nobody."""
+    known = SERVICE_CHANGE_SCHEMA["properties"]
+    for key in keys:
+        if key not in known:
+            raise Invalid(
+                f"a microservice has no key {key!r}; {close_to(key, known)}there are {', '.join(known)}"
+            )

@@ -11,7 +11,7 @@ from oakestra.model.errors import Invalid
 from oakestra.simulation.faults import CALM, NO_DEVICE
 from oakestra.simulation.hosts import ClusterHost, Host, RootHost, WorkerHost
 from oakestra.simulation.scripted.stage import Stage
-from oakestra.simulation.scripted.words import Verb, exactly
+from oakestra.simulation.scripted.words import Misused, Verb, exactly
 
 
 class Breaking:
@@ -26,6 +26,7 @@ class Breaking:
             Verb("crash HOST [at POINT]", "kill the tier's process on a machine, now or when it comes to a point of its code", self._crash),
             Verb("start HOST", "start it again", self._start),
             Verb("power-off WORKER", "let a machine lose power", self._power_off),
+            Verb("reboot HOST", "let a machine lose power, and start again", self._reboot),
             Verb("fill WORKER", "leave no room on a machine's disk", self._fill),
             Verb("empty WORKER", "have room there again", self._empty),
             Verb("unable WORKER NAME", "let a machine be unable to make containers of a service's image", self._unable),
@@ -35,7 +36,7 @@ class Breaking:
             Verb("copy HOST", "copy what root or a cluster has written down", self._copy),
             Verb("restore HOST", "let it start anew with that copy", self._restore),
             Verb("cut HOST [HOST]", "let nothing pass between two tiers", self._cut),
-            Verb("mend HOST [HOST]", "let everything pass again", self._mend),
+            Verb("mend [HOST [HOST]]", "let everything pass again, between two tiers or everywhere", self._mend),
             Verb("weather [loss=RATIO repeat=RATIO delay=S]", "make the network bad, or fine again", self._weather),
             Verb("end NAME.N CODE", "let an instance's process end by itself", self._end),
         )  # fmt: skip
@@ -62,6 +63,12 @@ class Breaking:
         worker = self._stage.worker(exactly(words, 1)[0])
         await worker.power_off()
         yield f"{worker.name} has no power"
+
+    async def _reboot(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        host = self._stage.host(exactly(words, 1)[0])
+        await (host.power_off() if isinstance(host, WorkerHost) else host.kill())
+        host.start()
+        yield f"{host.name} lost its power and has it again"
 
     async def _fill(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         worker = self._stage.worker(exactly(words, 1)[0])
@@ -135,13 +142,22 @@ class Breaking:
         yield f"nothing passes between {below.name} and {above.name}"
 
     async def _mend(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        if not words:
+            for below, above in self._stage.world.links():
+                self._stage.world.mend(below, above)
+            yield "everybody reaches everybody again"
+            return
         below, above = self._link(words)
         self._stage.world.mend(below, above)
         yield f"{below.name} reaches {above.name} again"
 
     def _link(self, words: Sequence[str]) -> tuple[Host, Host]:
         """Return the two machines that a line names; with one name, it and the one above it."""
+        if len(words) not in (1, 2):
+            raise Misused(f"expected one word or two here, found {len(words)}")
         names = {self._stage.host(word).name for word in words}
+        if len(names) < len(words):
+            raise Invalid(f"there is nothing between {words[0]} and itself; name two machines, or one alone")
         for below, above in self._stage.world.links():
             if names in ({below.name}, {below.name, above.name}):
                 return below, above

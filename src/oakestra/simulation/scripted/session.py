@@ -5,7 +5,7 @@ is also how scenarios are written down.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from oakestra.model.errors import Invalid, OakestraError
@@ -14,16 +14,31 @@ from oakestra.simulation.scripted import telling
 from oakestra.simulation.scripted.asking import Asking
 from oakestra.simulation.scripted.breaking import Breaking
 from oakestra.simulation.scripted.stage import STEP_S, Stage
-from oakestra.simulation.scripted.words import Misused, Verb, exactly, parsed, seconds, whole
+from oakestra.simulation.scripted.words import Misused, Verb, close_to, exactly, parsed, seconds, whole
 
 SETTLED_WITHIN_S = 300.0
+ALSO = {
+    "heal": ["mend"],
+    "kill": ["crash"],
+    "exit": ["quit"],
+    "ls": ["show"],
+    "status": ["show", "workers"],
+}
+"""Words of `oak lab` and others, and what they mean here."""
+QUIT = ("quit", "exit")
+
+GoOn = Callable[[float, float], bool]
+"""Asked while time passes, with how much of how much has passed; False: whoever waits has had enough."""
 
 
 class Session:
     """One fleet and whoever types. Make it, `perform` lines, and `close` it, inside a loop of virtual time."""
 
-    def __init__(self, group: asyncio.TaskGroup, *, seed: int = 0) -> None:
+    def __init__(
+        self, group: asyncio.TaskGroup, *, seed: int = 0, go_on: GoOn = lambda _passed_s, _of_s: True
+    ) -> None:
         self._stage = Stage(group, seed=seed)
+        self._go_on = go_on
         verbs = (*Asking(self._stage).verbs(), *self._verbs(), *Breaking(self._stage).verbs())
         self._by_name = {verb.usage.split()[0]: verb for verb in verbs}
 
@@ -38,9 +53,11 @@ class Session:
             words = line.split()
             if not words or words[0].startswith("#"):
                 return
+            words = [*ALSO.get(words[0], words[:1]), *words[1:]]
             verb = self._by_name.get(words[0])
             if verb is None:
-                raise Invalid(f"there is no command {words[0]!r}; `help` lists them")
+                hint = close_to(words[0], (*self._by_name, *ALSO))
+                raise Invalid(f"there is no command {words[0]!r}; {hint}`help` lists them")
             positional, keys = parsed(words[1:])
             try:
                 async for told in verb.run(positional, keys):
@@ -66,6 +83,7 @@ class Session:
             Verb("check", "tell what is not as it should be", self._check),
             Verb("tell everything|enough", "tell every step, or only what matters", self._tell),
             Verb("help", "list these commands", self._help),
+            Verb("quit", "end, and switch everything off", self._quit),
         )  # fmt: skip
 
     async def _fleet(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:
@@ -76,17 +94,22 @@ class Session:
     # --- time --------------------------------------------------------------------------------------------------------
 
     async def _advance(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        length_s = seconds(exactly(words, 1)[0])
         world = self._stage.world
-        until_s = world.now_s + seconds(exactly(words, 1)[0])
+        began_s = world.now_s
+        until_s = began_s + length_s
         while world.now_s < until_s:
+            if not self._go_on(world.now_s - began_s, length_s):
+                yield f"stopped after {world.now_s - began_s:.1f} s"
+                return
             await asyncio.sleep(min(STEP_S, until_s - world.now_s))
             for told in self._stage.news():
                 yield told
 
     async def _settle(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         """Let time pass until all is as it should be."""
+        limit_s = seconds(exactly(words, 1)[0]) if words else SETTLED_WITHIN_S
         world = self._stage.world
-        limit_s = seconds(words[0]) if words else SETTLED_WITHIN_S
         began_s = world.now_s
         while wrong := list(unsettled(world)):
             if world.now_s - began_s >= limit_s:
@@ -94,15 +117,30 @@ class Session:
                 for sentence in wrong:
                     yield f"!   {sentence}"
                 return
+            if not self._go_on(world.now_s - began_s, limit_s):
+                yield f"stopped after {world.now_s - began_s:.1f} s"
+                return
             await asyncio.sleep(STEP_S)
             for told in self._stage.news():
                 yield told
-        yield f"all as it should be after {world.now_s - began_s:.1f} s"
+        for line in self._well(f"all as it should be after {world.now_s - began_s:.1f} s"):
+            yield line
+
+    def _well(self, said: str) -> Iterator[str]:
+        """Yield that all is well, and which instances wait for room all the same, as they may for ever."""
+        waiting = list(telling.waiting(self._stage.world, self._stage.names))
+        if not waiting:
+            yield said
+            return
+        yield f"{said}, but {'1 instance waits' if len(waiting) == 1 else f'{len(waiting)} instances wait'} for a place:"
+        yield from waiting
 
     # --- looking -------------------------------------------------------------------------------------------------------
 
     async def _show(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
-        what = telling.workers if words == ["workers"] else telling.instances
+        if words not in ([], ["workers"]):
+            raise Misused(f"there is no {' '.join(words)!r} to show")
+        what = telling.workers if words else telling.instances
         for line in what(self._stage.world, self._stage.names):
             yield line
 
@@ -117,11 +155,19 @@ class Session:
         for sentence in wrong:
             yield f"! {sentence}"
         if not wrong:
-            yield "all is as it should be"
+            for line in self._well("all is as it should be"):
+                yield line
 
     async def _tell(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         self._stage.tell_everything = words == ["everything"]
         yield "everything is told" if self._stage.tell_everything else "only what matters is told"
+
+    async def _quit(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
+        """Answer what is said behind the word; without more, whoever reads the lines ends."""
+        exactly(words, 0)
+        nothing: tuple[str, ...] = ()
+        for line in nothing:
+            yield line
 
     async def _help(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         del words

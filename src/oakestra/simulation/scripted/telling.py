@@ -101,6 +101,20 @@ def instances(world: World, names: Names) -> Iterator[str]:
         yield "nobody asked for anything"
 
 
+def waiting(world: World, names: Names) -> Iterator[str]:
+    """Yield every instance that is wanted and has no place, and why."""
+    for record in _records(world) if world.root.tier is not None else ():
+        cluster = world.cluster_of(record.cluster) if record.cluster else None
+        held = (
+            [one for one in cluster.tier.state.slots.values() if one.placed.slot == record.slot]
+            if cluster is not None and cluster.tier is not None
+            else []
+        )
+        nowhere = [one.reason for one in held if one.worker is None]
+        if record.wanted and (record.cluster is None or nowhere):
+            yield f"  {names.slot(record.slot)}: {(nowhere or [record.reason])[0] or 'nothing was decided yet'}"
+
+
 def _row(world: World, names: Names, record: SlotRecord) -> tuple[str, ...]:
     status = record.status
     worker = world.worker_of(status.worker) if status is not None else None

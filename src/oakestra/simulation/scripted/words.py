@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from oakestra.model.errors import Invalid
@@ -26,6 +27,8 @@ class Misused(Invalid):
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+DAY_S = 86400.0
+"""The most that passes at once: a fleet's day takes minutes of whoever waits."""
 
 
 def parsed(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -60,8 +63,22 @@ def whole(text: str) -> int:
 
 
 def seconds(text: str) -> float:
+    """Return the length of time that is meant."""
     unit = _UNITS.get(text[-1:], 0.0)
     try:
-        return float(text[:-1] if unit else text) * (unit or 1.0)
+        length_s = float(text[:-1] if unit else text) * (unit or 1.0)
     except ValueError:
-        raise Invalid(f"expected a time like 30s, 5m or 2h, found {text!r}") from None
+        length_s = -1.0
+    if not length_s >= 0:
+        raise Invalid(f"expected a time like 30s, 5m or 2h, found {text!r}")
+    if length_s > DAY_S:
+        raise Invalid(
+            f"{text} is more than a day, and no more than that passes at once; expected 24h or less"
+        )
+    return length_s
+
+
+def close_to(word: str, words: Iterable[str]) -> str:
+    """Return a question that names the likeliest word; nothing if none is like it."""
+    close = get_close_matches(word, list(words), 1)
+    return f"did you mean {close[0]!r}? " if close else ""
