@@ -16,6 +16,7 @@ from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
 from oakestra.model.machine import Capacity, InstanceUsage
 from oakestra.model.service import Resources
 from oakestra.root.api import endpoints
+from oakestra.root.api.reach import Reach
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.state import ClusterRecord, ClusterView, RootState, slot_key
@@ -32,6 +33,7 @@ TABLES = (
     "withdrawals", "clusters", "quarantine", "settings", "events",
 )  # fmt: skip
 
+LOST_AFTER_S = 15.0
 CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
 
 
@@ -110,13 +112,14 @@ async def start_api(
     tokens = Tokens(secret, clock=clock, random=random)
     accounts = Accounts(state, passwords=passwords, tokens=tokens, clock=clock, random=random)
     operations = Operations(state, clock=clock, random=random, wake=lambda: wakes.append(1))
+    reach = Reach(state, clock=clock, lost_after_s=LOST_AFTER_S, call=workers.call)
     routes = endpoints(
         state=state,
         events=EventLog(state.events),
         operations=operations,
         accounts=accounts,
-        views=Views(state, clock=clock),
-        call_worker=workers.call,
+        views=Views(state, clock=clock, reach=reach),
+        reach=reach,
         remedies=lambda slots: {slot: f"more of {slot.number}" for slot in slots},
         clock=clock,
         epoch=state.records.epoch,

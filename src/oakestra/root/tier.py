@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -329,7 +329,7 @@ class Root:
 
     def call_worker(
         self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Ask a worker something; yield the pieces of its answer. Raises the worker's error, or `Unavailable`."""
         call = Call(id=new_id(self._ids), method=method, worker=worker, arguments=dict(arguments))
         return self._asker.ask(cluster, call)

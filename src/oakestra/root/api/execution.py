@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from oakestra.model.errors import Invalid, OakestraError, Unavailable
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker, chosen
+from oakestra.root.api.own import chosen
+from oakestra.root.api.reach import CallWorker
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.users.access import Principal

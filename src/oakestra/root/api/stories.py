@@ -16,7 +16,8 @@ from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import Slot
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker, truth
+from oakestra.root.api.own import truth
+from oakestra.root.api.reach import CallWorker
 from oakestra.root.operations import Operations
 from oakestra.root.state import RootState
 from oakestra.root.users.access import Principal
