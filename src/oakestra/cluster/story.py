@@ -20,11 +20,14 @@ from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
 from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.placement import kinds
 
 Seen = Mapping[InstanceKey, InstanceStatus]
+Names = Mapping[WorkerId, str]
+"""What workers are called, and what those were called that were removed a moment ago."""
 
 
-def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event]:
+def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> Iterator[Event]:
     """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
     for decision in decisions:
         match decision:
@@ -32,30 +35,34 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
                 Place(slot=slot, worker=worker, attempt=attempt, reason=reason)
                 | Move(slot=slot, worker=worker, attempt=attempt, reason=reason)
             ):
-                yield _about(slot, EventKind.PLACED, reason, _name(observed, worker), attempt)
+                yield _about(slot, EventKind.PLACED, reason, names.get(worker, worker), attempt)
             case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
-                yield _about(slot, EventKind.ADOPTED, reason, _name(observed, worker), attempt)
+                yield _about(slot, EventKind.ADOPTED, reason, names.get(worker, worker), attempt)
             case SetAside(slot=slot, worker=worker, reason=reason):
                 attempt = observed.slots[slot].attempt
-                yield _about(slot, EventKind.SET_ASIDE, reason, _name(observed, worker), attempt)
+                yield _about(slot, EventKind.SET_ASIDE, reason, names.get(worker, worker), attempt)
             case TakeBack(slot=slot, worker=worker, attempt=attempt, reason=reason):
-                yield _about(slot, EventKind.ADOPTED, reason, _name(observed, worker), attempt)
-            case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
+                yield _about(slot, EventKind.ADOPTED, reason, names.get(worker, worker), attempt)
+            case Unplaceable(slot=slot, reason=reason) if _waits_anew(decision, observed):
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
             case Withdraw(key=key, worker=worker, reason=reason):
-                yield _about(key.slot, EventKind.WITHDRAWN, reason, _name(observed, worker), key.attempt)
+                yield _about(key.slot, EventKind.WITHDRAWN, reason, names.get(worker, worker), key.attempt)
             case Forget(key=key, worker=worker):
-                name = _name(observed, worker)
+                name = names.get(worker, worker)
                 yield _about(key.slot, EventKind.GONE, f"gone from {name}", name, key.attempt)
             case _:
                 continue
 
 
-def seen(before: Seen, after: Seen, observed: Observed) -> Iterator[Event]:
-    """Yield what changed about instances between two passes."""
+def seen(before: Seen, after: Seen, observed: Observed, names: Names) -> Iterator[Event]:
+    """Yield what changed about instances between two passes; of what is being taken away only what is in the way."""
     for key, status in sorted(after.items()):
         known = before.get(key)
-        name = _name(observed, status.worker)
+        name = names.get(status.worker, status.worker)
+        if (status.worker, key) in observed.withdrawals:
+            if known is not None and _is_held_up(known, status):
+                yield _about(key.slot, EventKind.PHASE, f"still there: {status.reason}", name, key.attempt)
+            continue
         if known is not None and status.restart > known.restart:
             why = known.reason or "its process ended"
             yield _about(key.slot, EventKind.RESTARTED, f"restart {status.restart}: {why}", name, key.attempt)
@@ -89,9 +96,15 @@ def _about(slot: Slot, kind: EventKind, reason: str, subject: str = "", attempt:
     )
 
 
-def _name(observed: Observed, worker: WorkerId) -> str:
-    known = observed.workers.get(worker)
-    return known.record.name if known else worker
+def _waits_anew(decision: Unplaceable, observed: Observed) -> bool:
+    """Tell whether an instance waits for another kind of reason than before: free memory changes all the time."""
+    record = observed.slots[decision.slot]
+    return kinds(record.reason, record.verdicts) != kinds(decision.reason, decision.verdicts)
+
+
+def _is_held_up(known: InstanceStatus, status: InstanceStatus) -> bool:
+    """Tell whether something new keeps it from going: it comes no further, and its worker says why."""
+    return status.phase is known.phase and bool(status.reason) and status.reason != known.reason
 
 
 def _said(status: InstanceStatus) -> str:

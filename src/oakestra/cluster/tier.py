@@ -106,6 +106,8 @@ class Cluster:
         self.state = ClusterState(store)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[WorkerId, Liveness] = {}
+        self._names: story.Names = {}
+        """Of the last pass: of what was removed since is told by the name it had."""
         self._asking: set[WorkerId] = set()
         """Suspects: they are asked whether they are there."""
         self._suspects = asyncio.Event()
@@ -372,11 +374,14 @@ class Cluster:
         statuses = {
             key: status for worker in observed.workers.values() for key, status in worker.statuses.items()
         }
+        now = {id: worker.record.name for id, worker in observed.workers.items()}
+        names = {**self._names, **now}
         told = (
             *story.liveness(self._liveness, observed),
-            *story.seen(self._statuses, statuses, observed),
-            *story.decided(decisions, observed),
+            *story.seen(self._statuses, statuses, observed, names),
+            *story.decided(decisions, observed, names),
         )
+        self._names = now
         self._liveness = {id: worker.liveness for id, worker in observed.workers.items()}
         self._asking = {id for id, state in self._liveness.items() if state is Liveness.SUSPECT}
         if self._asking:

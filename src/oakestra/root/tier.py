@@ -75,6 +75,8 @@ class Root:
         self.state = RootState(store)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[ClusterId, Liveness] = {}
+        self._names: story.Names = {}
+        """Of the last pass: of what was removed since is told by the name it had."""
         self._down = down
         self._clock = clock
         self._ids = ids
@@ -270,7 +272,12 @@ class Root:
         return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
-        told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))
+        names = {id: cluster.record.name for id, cluster in observed.clusters.items()}
+        told = (
+            *story.liveness(self._liveness, observed),
+            *story.decided(decisions, observed, {**self._names, **names}),
+        )
+        self._names = names
         self._liveness = {id: cluster.liveness for id, cluster in observed.clusters.items()}
         self.events.add(told, tier="root", now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
