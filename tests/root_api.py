@@ -77,6 +77,7 @@ class RootApi:
     clock: HandClock
     workers: Workers
     operations: Operations
+    events: EventLog
     accounts: Accounts
     endpoints: list[Endpoint]
     client: AsgiClient
@@ -111,11 +112,12 @@ async def start_api(
     )
     tokens = Tokens(secret, clock=clock, random=random)
     accounts = Accounts(state, passwords=passwords, tokens=tokens, clock=clock, random=random)
-    operations = Operations(state, clock=clock, random=random, wake=lambda: wakes.append(1))
+    events = EventLog(state.events)
+    operations = Operations(state, events, clock=clock, random=random, wake=lambda: wakes.append(1))
     reach = Reach(state, clock=clock, lost_after_s=LOST_AFTER_S, call=workers.call)
     routes = endpoints(
         state=state,
-        events=EventLog(state.events),
+        events=events,
         operations=operations,
         accounts=accounts,
         views=Views(state, clock=clock, reach=reach),
@@ -131,6 +133,7 @@ async def start_api(
         clock=clock,
         workers=workers,
         operations=operations,
+        events=events,
         accounts=accounts,
         endpoints=routes,
         client=AsgiClient(application(routes)),

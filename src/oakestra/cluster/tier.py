@@ -24,6 +24,7 @@ from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
 from oakestra.control.settled import Settled
 from oakestra.model.errors import Invalid
+from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.instance import Slot
 from oakestra.model.machine import MachineUsage
@@ -138,7 +139,12 @@ class Cluster:
         """What the last report says."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         requests = Requests(
-            self.state, self.events, is_lost=self._is_lost, remedies=self.remedies, wake=self._loop.wake
+            self.state,
+            self.events,
+            is_lost=self._is_lost,
+            remedies=self.remedies,
+            tell=self._tell_act,
+            wake=self._loop.wake,
         )
         self._answers = Answers(requests.methods())
         self._tasks: asyncio.TaskGroup | None = None
@@ -514,6 +520,10 @@ class Cluster:
     def remedies(self, records: Sequence[SlotRecord]) -> Mapping[Slot, str]:
         """Return the least that would have to change for each slot to get a worker."""
         return remedies(self._observe(), records, vcpu_overcommit=self._tuning.vcpu_overcommit)
+
+    def _tell_act(self, act: Event) -> None:
+        """Note what somebody did; it is durable with what he did."""
+        self.events.add([act], tier=self._name, now_wall_s=self._clock.wall_s(), name_of=lambda _: "")
 
     def _is_lost(self, worker: WorkerId) -> bool:
         return self._observe().workers[worker].liveness is Liveness.LOST

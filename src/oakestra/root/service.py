@@ -64,7 +64,9 @@ async def run(config: RootConfig) -> None:
     routes = endpoints(
         state=root.state,
         events=root.events,
-        operations=Operations(root.state, clock=clock, random=entropy.stream("services"), wake=root.wake),
+        operations=Operations(
+            root.state, root.events, clock=clock, random=entropy.stream("services"), wake=root.wake
+        ),
         accounts=Accounts(
             root.state, passwords=passwords, tokens=tokens, clock=clock, random=entropy.stream("accounts")
         ),

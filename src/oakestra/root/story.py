@@ -21,7 +21,7 @@ from oakestra.root.decisions import (
 from oakestra.root.observe import Observed
 from oakestra.root.rebuild.plan import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
-from oakestra.root.state import RolloutState
+from oakestra.root.state import RolloutState, ServiceRecord
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import kinds
 
@@ -49,7 +49,11 @@ def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> 
                 name = names.get(cluster, cluster)
                 yield _about(placed.slot, EventKind.WITHDRAWN, reason, name, placed.placement)
             case Fail(service=service, reason=reason):
-                yield Event(kind=EventKind.UPDATED, reason=f"update failed: {reason}", service=service)
+                yield Event(
+                    kind=EventKind.UPDATED,
+                    reason=_failed(observed.services[service], reason),
+                    service=service,
+                )
             case Progress(service=service, rollout=rollout) if rollout.state is RolloutState.DONE:
                 yield Event(kind=EventKind.UPDATED, reason=rollout.reason, service=service)
             case Forget(placed=placed):
@@ -67,6 +71,15 @@ def liveness(before: Mapping[ClusterId, Liveness], observed: Observed) -> Iterat
         if id in before and before[id] is not cluster.liveness:
             reason = f"cluster {name} is {cluster.liveness.value}"
             yield Event(kind=EventKind.LIVENESS, reason=reason, subject=name)
+
+
+def _failed(service: ServiceRecord, reason: str) -> str:
+    """Say which update failed and what became of the service: it goes back if that can be and is wanted."""
+    now, earlier = service.spec.revision, service.earlier
+    failed = f"update to revision {now} failed: {reason}"
+    if earlier is None or not service.spec.update.rollback:
+        return f"{failed}; it stays as it is, as its update policy says"
+    return f"{failed}; went back to revision {earlier.spec.revision}, which is revision {now + 1} now"
 
 
 def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:

@@ -105,7 +105,7 @@ class UpkeepApi:
                 f"nothing was recorded about worker {name}: its cluster keeps what becomes of it, and {refusal}; "
                 "ask again when it is back, or take out the whole cluster, which root keeps: oak cluster drain"
             )
-        pieces = self._reach.call(cluster, NOBODY, method, {"worker": worker, **arguments})
+        pieces = self._reach.call(cluster, NOBODY, method, {"worker": worker, "by": asker.name, **arguments})
         answer = b"".join([piece async for piece in pieces])
         return json_response(msgspec.json.decode(answer, type=api.Changed))
 
