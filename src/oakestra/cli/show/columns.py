@@ -166,7 +166,7 @@ def _trouble(service: Document) -> str:
 
 def _of(machine: Document, kind: str) -> str:
     free = _free(machine, kind)
-    return f"{'' if free is None else free}/{machine['total'][kind]}"
+    return f"{'-' if free is None else free}/{machine['total'][kind]}"
 
 
 def _cpu(copy: Copy) -> str:
