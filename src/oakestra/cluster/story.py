@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from oakestra.cluster.decisions import (
     Adopt,
@@ -15,7 +16,7 @@ from oakestra.cluster.decisions import (
     Unplaceable,
     Withdraw,
 )
-from oakestra.cluster.observe import Observed
+from oakestra.cluster.observe import Observed, Withdrawn
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
@@ -25,6 +26,40 @@ from oakestra.scheduling.placement import kinds
 Seen = Mapping[InstanceKey, InstanceStatus]
 Names = Mapping[WorkerId, str]
 """What workers are called, and what those were called that were removed a moment ago."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a pass found, so that the next one tells only what is new."""
+
+    liveness: Mapping[WorkerId, Liveness] = field(default_factory=dict)
+    statuses: Seen = field(default_factory=dict)
+    names: Names = field(default_factory=dict)
+    held_up: frozenset[Withdrawn] | None = None
+    """What cannot be taken away, and was told; None before the first pass."""
+
+
+def told(known: Known, decisions: Sequence[Decision], observed: Observed) -> tuple[tuple[Event, ...], Known]:
+    """Return what a pass saw and decided that was not known yet, and what is known from now on."""
+    statuses = {
+        key: status for worker in observed.workers.values() for key, status in worker.statuses.items()
+    }
+    now = {id: worker.record.name for id, worker in observed.workers.items()}
+    names = {**known.names, **now}
+    held = out_of_reach(observed)
+    events = (
+        *liveness(known.liveness, observed),
+        *seen(known.statuses, statuses, observed, names),
+        *held_up(held - (held if known.held_up is None else known.held_up), names),
+        *decided(decisions, observed, names),
+    )
+    ended = {(one.worker, one.key) for one in decisions if isinstance(one, Withdraw)}
+    return events, Known(
+        liveness={id: worker.liveness for id, worker in observed.workers.items()},
+        statuses=statuses,
+        names=now,
+        held_up=held | ended,  # of those just ended it was told when they will go
+    )
 
 
 def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> Iterator[Event]:
@@ -46,7 +81,10 @@ def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> 
             case Unplaceable(slot=slot, reason=reason) if _waits_anew(decision, observed):
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
             case Withdraw(key=key, worker=worker, reason=reason):
-                yield _about(key.slot, EventKind.WITHDRAWN, reason, names.get(worker, worker), key.attempt)
+                name = names.get(worker, worker)
+                lost = worker in observed.workers and observed.workers[worker].liveness is Liveness.LOST
+                said = f"{reason}; {_when_back(name)}" if lost else reason
+                yield _about(key.slot, EventKind.WITHDRAWN, said, name, key.attempt)
             case Forget(key=key, worker=worker):
                 name = names.get(worker, worker)
                 yield _about(key.slot, EventKind.GONE, f"gone from {name}", name, key.attempt)
@@ -78,6 +116,23 @@ def seen(before: Seen, after: Seen, observed: Observed, names: Names) -> Iterato
             yield _about(key.slot, EventKind.NOT_READY, "no longer routed to", name, key.attempt)
 
 
+def out_of_reach(observed: Observed) -> frozenset[Withdrawn]:
+    """Return what cannot be taken away for now, because its worker is lost."""
+    return frozenset(
+        (id, key)
+        for id, key in observed.withdrawals
+        if id in observed.workers and observed.workers[id].liveness is Liveness.LOST
+    )
+
+
+def held_up(found: Iterable[Withdrawn], names: Names) -> Iterator[Event]:
+    """Yield what cannot be taken away for now, as was found just now."""
+    for id, key in sorted(found):
+        name = names.get(id, id)
+        reason = f"still there: worker {name} is lost; {_when_back(name)}"
+        yield _about(key.slot, EventKind.PHASE, reason, name, key.attempt)
+
+
 def liveness(before: Mapping[WorkerId, Liveness], observed: Observed) -> Iterator[Event]:
     """Yield who was lost or came back; who was not there before joined. On a bad link everybody is suspected often."""
     for id, worker in sorted(observed.workers.items()):
@@ -94,6 +149,10 @@ def _about(slot: Slot, kind: EventKind, reason: str, subject: str = "", attempt:
     return Event(
         kind=kind, reason=reason, service=slot.service, slot=slot.number, subject=subject, attempt=attempt
     )
+
+
+def _when_back(name: str) -> str:
+    return f"it goes when {name} is back, or is removed for good (oak worker rm {name})"
 
 
 def _waits_anew(decision: Unplaceable, observed: Observed) -> bool:

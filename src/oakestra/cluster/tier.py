@@ -12,7 +12,13 @@ from random import Random
 from oakestra.cluster import story
 from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
-from oakestra.cluster.observe import Observed, WorkerSeen, observe, only_time_passed, waits_for_workers
+from oakestra.cluster.observe import (
+    Observed,
+    WorkerSeen,
+    observe,
+    only_time_passed,
+    waits_for_workers,
+)
 from oakestra.cluster.plan import plan, remedies
 from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.render.up import cluster_report
@@ -107,13 +113,11 @@ class Cluster:
         self.state = ClusterState(store)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[WorkerId, Liveness] = {}
-        self._names: story.Names = {}
-        """Of the last pass: of what was removed since is told by the name it had."""
+        self._known = story.Known()
         self._asking: set[WorkerId] = set()
         """Suspects: they are asked whether they are there."""
         self._suspects = asyncio.Event()
         self._beats = beats
-        self._statuses: story.Seen = {}
         self.root_connected = False
         self._up = up
         self._down = down
@@ -377,22 +381,11 @@ class Cluster:
         return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
-        statuses = {
-            key: status for worker in observed.workers.values() for key, status in worker.statuses.items()
-        }
-        now = {id: worker.record.name for id, worker in observed.workers.items()}
-        names = {**self._names, **now}
-        told = (
-            *story.liveness(self._liveness, observed),
-            *story.seen(self._statuses, statuses, observed, names),
-            *story.decided(decisions, observed, names),
-        )
-        self._names = now
-        self._liveness = {id: worker.liveness for id, worker in observed.workers.items()}
+        told, self._known = story.told(self._known, decisions, observed)
+        self._liveness = self._known.liveness
         self._asking = {id for id, state in self._liveness.items() if state is Liveness.SUSPECT}
         if self._asking:
             self._suspects.set()
-        self._statuses = statuses
         self.events.add(told, tier=self._name, now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
     def _observe(self) -> Observed:

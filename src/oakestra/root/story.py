@@ -47,7 +47,8 @@ def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> 
             case Withdraw() | Decline():
                 placed, cluster, reason = decision.placed, decision.cluster, decision.reason
                 name = names.get(cluster, cluster)
-                yield _about(placed.slot, EventKind.WITHDRAWN, reason, name, placed.placement)
+                said = f"{reason}{_and_when(observed, cluster, name)}"
+                yield _about(placed.slot, EventKind.WITHDRAWN, said, name, placed.placement)
             case Fail(service=service, reason=reason):
                 yield Event(
                     kind=EventKind.UPDATED,
@@ -93,6 +94,13 @@ def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:
             service=slot.service,
             slot=slot.number,
         )
+
+
+def _and_when(observed: Observed, cluster: ClusterId, name: str) -> str:
+    """Say when it will go, if that may take long."""
+    known = observed.clusters.get(cluster)
+    lost = known is not None and known.liveness is Liveness.LOST
+    return f"; it goes when cluster {name} is back" if lost else ""
 
 
 def _waits_anew(decision: Unplaceable, observed: Observed) -> bool:

@@ -6,14 +6,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 from oakestra.cluster import story
-from oakestra.cluster.decisions import Forget, Unplaceable
-from oakestra.cluster.observe import Observed
-from oakestra.cluster.state import SlotRecord, WithdrawalRecord
+from oakestra.cluster.decisions import Forget, Unplaceable, Withdraw
+from oakestra.cluster.observe import Observed, WorkerSeen
+from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
 from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import InstanceAddress
+from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import CandidateVerdict
+from oakestra.wire.native import Version
 
 SLOT, WORKER = Slot(ServiceId("5" * 24), 0), WorkerId("1" * 24)
 KEY = InstanceKey(*SLOT, 1, 1)
@@ -55,6 +57,36 @@ def test_what_keeps_it_from_going_is_told() -> None:
     assert told(WITHDRAWN, RUNS, stuck, stuck) == [
         (EventKind.PHASE, "still there: could not stop: the runtime does not answer")
     ]
+
+
+LOST = WorkerSeen(
+    record=WorkerRecord(id=WORKER, key="k", name="w1"), liveness=Liveness.LOST, silent_s=9.0, reported=True,
+    complete=True, applied=Version(), trouble="", statuses={},
+)  # fmt: skip
+WHEN = "it goes when w1 is back, or is removed for good (oak worker rm w1)"
+
+
+def test_what_must_leave_a_lost_worker_is_told_when_it_will() -> None:
+    away = replace(NOTHING, workers={WORKER: LOST})
+    (event,) = story.decided([Withdraw(key=KEY, worker=WORKER, reason="worker w1 is lost")], away, NAMES)
+    assert (event.kind, event.reason) == (EventKind.WITHDRAWN, f"worker w1 is lost; {WHEN}")
+    back = replace(NOTHING, workers={WORKER: replace(LOST, liveness=Liveness.LIVE)})
+    (event,) = story.decided([Withdraw(key=KEY, worker=WORKER, reason="moved")], back, NAMES)
+    assert event.reason == "moved"
+
+
+def test_what_root_takes_away_from_a_lost_worker_is_told_once_when_it_will_go() -> None:
+    lost = {WORKER: LOST}
+    kept, taken = replace(NOTHING, workers=lost), replace(WITHDRAWN, workers=lost)
+    _, known = story.told(story.Known(), [], kept)
+    (event,), known = story.told(known, [], taken)
+    assert (event.kind, event.reason) == (EventKind.PHASE, f"still there: worker w1 is lost; {WHEN}")
+    assert story.told(known, [], taken)[0] == ()
+    assert story.told(story.Known(), [], taken)[0] == (), "it was told before this process began"
+    ended = [Withdraw(key=KEY, worker=WORKER, reason="worker w1 is lost")]
+    (event,), known = story.told(story.told(story.Known(), [], kept)[1], ended, kept)
+    assert event.kind is EventKind.WITHDRAWN
+    assert story.told(known, [], taken)[0] == (), "once is enough"
 
 
 def test_what_goes_with_a_worker_that_was_removed_is_told_by_its_name() -> None:

@@ -9,9 +9,17 @@ from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import Placement, Slot
 from oakestra.model.service import InstanceAddress
 from oakestra.root import story
-from oakestra.root.decisions import Forget, Unplaceable
+from oakestra.root.decisions import Forget, Unplaceable, Withdraw
 from oakestra.root.observe import Observed, observe
-from oakestra.root.state import RootState, SlotRecord, WithdrawalRecord, placement_key, slot_key
+from oakestra.root.state import (
+    ClusterRecord,
+    ClusterView,
+    RootState,
+    SlotRecord,
+    WithdrawalRecord,
+    placement_key,
+    slot_key,
+)
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store.fake import FakeStore
 from root_api import TABLES
@@ -31,6 +39,22 @@ def test_what_goes_with_a_cluster_that_was_removed_is_told_by_its_name() -> None
     )
     (event,) = story.decided([Forget(placed=PLACED)], seen(state), {EAST: "east"})
     assert (event.kind, event.reason, event.subject) == (EventKind.GONE, "gone from cluster east", "east")
+
+
+def test_what_must_leave_a_lost_cluster_is_told_when_it_will() -> None:
+    state = RootState(FakeStore(TABLES))
+    state.clusters.put(EAST, ClusterRecord(id=EAST, name="east", key="k"))
+    state.views[EAST] = ClusterView(last_seen_s=0.0)
+    said = {}
+    for now_s in (1.0, 60.0):
+        observed = observe(state, now_s=now_s, now_wall_s=now_s, since_s=0.0, lost_after_s=15.0)
+        decision = Withdraw(placed=PLACED, cluster=EAST, reason="no longer wanted")
+        (event,) = story.decided([decision], observed, {EAST: "east"})
+        said[now_s] = event.reason
+    assert said == {
+        1.0: "no longer wanted",
+        60.0: "no longer wanted; it goes when cluster east is back",
+    }
 
 
 def test_an_instance_that_waits_is_told_of_again_only_when_it_waits_for_something_else() -> None:
