@@ -19,6 +19,7 @@ from oakestra.model.machine import Capacity, InstanceUsage
 from oakestra.model.service import Resources
 from oakestra.model.terminal import TerminalSize
 from oakestra.root.api import endpoints
+from oakestra.root.api.reach import Reach
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.state import ClusterRecord, ClusterView, RootState, slot_key
@@ -46,6 +47,7 @@ TABLES = (
 )  # fmt: skip
 
 BEGINS_WITHIN_S = 10.0
+LOST_AFTER_S = 15.0
 CLUSTER, WORKER = ClusterId("c" * 24), WorkerId("d" * 24)
 
 
@@ -171,6 +173,7 @@ class RootApi:
     clock: HandClock
     workers: Workers
     operations: Operations
+    events: EventLog
     accounts: Accounts
     endpoints: list[Endpoint]
     client: AsgiClient
@@ -215,15 +218,16 @@ async def start_api(
     )
     tokens = Tokens(secret, clock=clock, random=random)
     accounts = Accounts(state, passwords=passwords, tokens=tokens, clock=clock, random=random)
-    operations = Operations(state, clock=clock, random=random, wake=lambda: wakes.append(1))
+    events = EventLog(state.events)
+    operations = Operations(state, events, clock=clock, random=random, wake=lambda: wakes.append(1))
+    reach = Reach(state, clock=clock, lost_after_s=LOST_AFTER_S, call=workers.call, converse=workers.converse)
     routes = endpoints(
         state=state,
-        events=EventLog(state.events),
+        events=events,
         operations=operations,
         accounts=accounts,
-        views=Views(state, clock=clock),
-        call_worker=workers.call,
-        converse=workers.converse,
+        views=Views(state, clock=clock, reach=reach),
+        reach=reach,
         remedies=lambda slots: {slot: f"more of {slot.number}" for slot in slots},
         clock=clock,
         epoch=state.records.epoch,
@@ -235,6 +239,7 @@ async def start_api(
         clock=clock,
         workers=workers,
         operations=operations,
+        events=events,
         accounts=accounts,
         endpoints=routes,
         client=AsgiClient(application(routes)),

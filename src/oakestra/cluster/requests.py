@@ -11,6 +11,7 @@ import msgspec
 
 from oakestra.cluster.state import Availability, ClusterState, SlotRecord, WorkerRecord
 from oakestra.model.errors import Conflict, Invalid, NotFound
+from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import Slot, is_done
 from oakestra.scheduling.placement import nobody
@@ -31,12 +32,14 @@ class Requests:
         *,
         is_lost: Callable[[WorkerId], bool],
         remedies: Callable[[Sequence[SlotRecord]], Mapping[Slot, str]],
+        tell: Callable[[Event], None],
         wake: Callable[[], None],
     ) -> None:
         self._state = state
         self._events = events
         self._is_lost = is_lost
         self._remedies = remedies
+        self._tell = tell
         self._wake = wake
 
     def methods(self) -> Mapping[str, Method]:
@@ -81,6 +84,8 @@ class Requests:
         if wanted not in set(Availability):
             raise Invalid(f"availability: expected one of {', '.join(Availability)}, found {wanted!r}")
         self._state.workers.put(worker.id, replace(worker, availability=Availability(wanted)))
+        if worker.availability is not Availability(wanted):
+            self._tell(_act(worker, f"worker {worker.name} is {wanted}, as {_asker(arguments)} asked"))
         await self._state.commit()
         logger.info("availability changed", extra={"worker": worker.name, "availability": wanted})
         self._wake()
@@ -101,6 +106,7 @@ class Requests:
                 f"oak worker drain {worker.name}"
             )
         self._state.workers.remove(worker.id)
+        self._tell(_act(worker, f"worker {worker.name} was removed by {_asker(arguments)}"))
         await self._state.commit()
         self._state.views.pop(worker.id, None)
         logger.info("worker removed", extra={"worker": worker.name})
@@ -116,3 +122,12 @@ class Requests:
         if record is None:
             raise NotFound("this worker is no member of its cluster any more")
         return record
+
+
+def _act(worker: WorkerRecord, what: str) -> Event:
+    return Event(kind=EventKind.ACT, reason=what, subject=worker.name)
+
+
+def _asker(arguments: Mapping[str, Any]) -> str:
+    """Return who asked, as far as root says so: an earlier one does not."""
+    return str(arguments.get("by") or "somebody")

@@ -12,7 +12,13 @@ from random import Random
 from oakestra.cluster import story
 from oakestra.cluster.decisions import Decision, Relieve
 from oakestra.cluster.execute import accept, apply, stamp
-from oakestra.cluster.observe import Observed, WorkerSeen, observe, only_time_passed, waits_for_workers
+from oakestra.cluster.observe import (
+    Observed,
+    WorkerSeen,
+    observe,
+    only_time_passed,
+    waits_for_workers,
+)
 from oakestra.cluster.plan import plan, remedies
 from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.render.up import cluster_report
@@ -24,6 +30,7 @@ from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
 from oakestra.control.settled import Settled
 from oakestra.model.errors import Invalid
+from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.instance import Slot
 from oakestra.model.machine import MachineUsage
@@ -106,11 +113,11 @@ class Cluster:
         self.state = ClusterState(store)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[WorkerId, Liveness] = {}
+        self._known = story.Known()
         self._asking: set[WorkerId] = set()
         """Suspects: they are asked whether they are there."""
         self._suspects = asyncio.Event()
         self._beats = beats
-        self._statuses: story.Seen = {}
         self.root_connected = False
         self._up = up
         self._down = down
@@ -136,7 +143,12 @@ class Cluster:
         """What the last report says."""
         self._loop = Loop(self._pass, resync_s=tuning.resync_s, apart_s=APART_S)
         requests = Requests(
-            self.state, self.events, is_lost=self._is_lost, remedies=self.remedies, wake=self._loop.wake
+            self.state,
+            self.events,
+            is_lost=self._is_lost,
+            remedies=self.remedies,
+            tell=self._tell_act,
+            wake=self._loop.wake,
         )
         self._answers = Answers(requests.methods())
         self._tasks: asyncio.TaskGroup | None = None
@@ -370,19 +382,11 @@ class Cluster:
         return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
-        statuses = {
-            key: status for worker in observed.workers.values() for key, status in worker.statuses.items()
-        }
-        told = (
-            *story.liveness(self._liveness, observed),
-            *story.seen(self._statuses, statuses, observed),
-            *story.decided(decisions, observed),
-        )
-        self._liveness = {id: worker.liveness for id, worker in observed.workers.items()}
+        told, self._known = story.told(self._known, decisions, observed)
+        self._liveness = self._known.liveness
         self._asking = {id for id, state in self._liveness.items() if state is Liveness.SUSPECT}
         if self._asking:
             self._suspects.set()
-        self._statuses = statuses
         self.events.add(told, tier=self._name, now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
     def _observe(self) -> Observed:
@@ -510,6 +514,10 @@ class Cluster:
     def remedies(self, records: Sequence[SlotRecord]) -> Mapping[Slot, str]:
         """Return the least that would have to change for each slot to get a worker."""
         return remedies(self._observe(), records, vcpu_overcommit=self._tuning.vcpu_overcommit)
+
+    def _tell_act(self, act: Event) -> None:
+        """Note what somebody did; it is durable with what he did."""
+        self.events.add([act], tier=self._name, now_wall_s=self._clock.wall_s(), name_of=lambda _: "")
 
     def _is_lost(self, worker: WorkerId) -> bool:
         return self._observe().workers[worker].liveness is Liveness.LOST

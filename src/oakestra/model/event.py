@@ -11,6 +11,8 @@ from oakestra.model.ids import ServiceId
 class EventKind(StrEnum):
     """What happened."""
 
+    ACT = "act"
+    """Somebody changed what is wanted, or took a machine out or back in."""
     REQUESTED = "requested"
     """Somebody asked for an instance."""
     PLACED = "placed"

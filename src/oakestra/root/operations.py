@@ -17,6 +17,7 @@ from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
 from oakestra.model.errors import Conflict, Invalid, NotFound, OakestraError
+from oakestra.model.event import Event, EventKind
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot, is_done
 from oakestra.model.service import Application, InstanceAddress, ServiceAddresses
@@ -34,6 +35,7 @@ from oakestra.root.state import (
     slot_key,
 )
 from oakestra.root.users.access import Principal
+from oakestra.store.event_log import EventLog
 from oakestra.wire.sla import (
     Microservice,
     Sla,
@@ -48,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 INSTANCES_MAX = 1000
 """Instances of one service; the sets that tiers exchange are made for so many."""
+
+ALL = -1
+"""In place of an instance's number: every one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +74,11 @@ class ServicesAdded:
 class Operations:
     """What users may do; each call raises `NotFound` for what the asker may not know about."""
 
-    def __init__(self, state: RootState, *, clock: Clock, random: Random, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, state: RootState, events: EventLog, *, clock: Clock, random: Random, wake: Callable[[], None]
+    ) -> None:
         self._state = state
+        self._events = events
         self._clock = clock
         self._random = random
         self._wake = wake
@@ -86,8 +94,10 @@ class Operations:
         _no_address_twice([service for _, services in drafts for service in services])
         for record, services in drafts:
             self._state.applications.put(record.application.id, record)
+            self._tell(f"application {_name(record)} was created by {asker.name}", subject=_name(record))
             for service in services:
                 self._put_new(service)
+                self._tell(f"created by {asker.name}", service)
         await self._commit(
             "applications created", asker, applications=[record.application.id for record, _ in drafts]
         )
@@ -142,7 +152,9 @@ class Operations:
         asker.must_provide_applications()
         record = self.application(asker, id)
         for service in self.services_of(record):
+            self._tell(f"deleted with its application by {asker.name}", service)
             self._bury(service)
+        self._tell(f"application {_name(record)} was deleted by {asker.name}", subject=_name(record))
         application = replace(record.application, deleted=True)
         self._state.applications.put(application.id, replace(record, application=application))
         await self._commit("application deleted", asker, application=id)
@@ -169,6 +181,7 @@ class Operations:
                 refused.append(ServiceRefused(name=microservice.name, error=error))
             else:
                 self._put_new(service)
+                self._tell(f"created by {asker.name}", service)
                 created.append(service)
         ids = (*record.services, *(service.spec.id for service in created))
         self._state.applications.put(record.application.id, replace(record, services=ids))
@@ -203,7 +216,9 @@ class Operations:
     async def delete_service(self, asker: Principal, id: str) -> None:
         """Delete a service with its instances."""
         asker.must_provide_applications()
-        self._bury(self.service(asker, id))
+        service = self.service(asker, id)
+        self._tell(f"deleted by {asker.name}", service)
+        self._bury(service)
         await self._commit("service deleted", asker, service=id)
 
     async def update_service(self, asker: Principal, id: str, change: Mapping[str, Any]) -> ServiceRecord:
@@ -240,6 +255,7 @@ class Operations:
             rollout=Rollout(state=RolloutState.ROLLING, began_wall_s=now_wall_s, moved_wall_s=now_wall_s),
         )
         self._state.services.put(service.spec.id, updated)
+        self._tell(f"update to revision {updated.spec.revision} begun by {asker.name}", service)
         await self._commit("service updated", asker, service=service.spec.id, revision=updated.spec.revision)
         return updated
 
@@ -255,6 +271,11 @@ class Operations:
         now_wall_s = self._clock.wall_s()
         back = rolled_back(service, f"rolled back by {asker.name}", now_wall_s)
         self._state.services.put(service.spec.id, back)
+        self._tell(
+            f"rolled back by {asker.name} from revision {service.spec.revision} to revision "
+            f"{service.earlier.spec.revision}, which is revision {back.spec.revision} now",
+            service,
+        )
         await self._commit("service rolled back", asker, service=service.spec.id, revision=back.spec.revision)
         return back
 
@@ -273,6 +294,8 @@ class Operations:
             raise Invalid(f"availability: expected one of {', '.join(Availability)}, found {availability!r}")
         changed = replace(record, availability=Availability(availability))
         self._state.clusters.put(record.id, changed)
+        if changed.availability is not record.availability:
+            self._tell(f"cluster {record.name} is {availability}, as {asker.name} asked", subject=record.name)
         await self._commit("availability changed", asker, cluster=record.name, availability=availability)
         return changed
 
@@ -290,6 +313,7 @@ class Operations:
                 f"cluster {record.name} has {held} instance{'' if held == 1 else 's'}; move them away first: oak cluster drain {record.name}"
             )
         self._state.clusters.remove(record.id)
+        self._tell(f"cluster {record.name} was removed by {asker.name}", subject=record.name)
         await self._commit("cluster removed", asker, cluster=record.name)
         self._state.views.pop(record.id, None)
         return record
@@ -301,6 +325,7 @@ class Operations:
         asker.must_provide_applications()
         service = self.service(asker, id)
         self._must_have_room(service, len(self._wanted(service)) + 1)
+        self._tell_scaled(asker, service, len(self._wanted(service)) + 1)
         slot = self._add_slot(service)
         await self._commit("instance requested", asker, service=id, instance=slot.number)
         return slot
@@ -309,11 +334,15 @@ class Operations:
         """Remove one instance, or all if `number` is −1. One that is already gone is no error."""
         asker.must_provide_applications()
         service = self.service(asker, id)
-        if not -1 <= number < service.next_slot:
+        if not ALL <= number < service.next_slot:
             raise NotFound(f"{service.spec.name} never had an instance {number}")
+        if number == ALL:
+            self._tell_scaled(asker, service, 0)
         for record in self._wanted(service):
-            if number in (-1, record.slot.number):
+            if number in (ALL, record.slot.number):
                 self._release(record)
+            if number == record.slot.number:
+                self._tell(f"instance {number} was removed by {asker.name}", service, slot=number)
         await self._commit("instance removed", asker, service=id, instance=number)
 
     async def scale(self, asker: Principal, id: str, instances: int) -> tuple[Slot, ...]:
@@ -324,6 +353,7 @@ class Operations:
             raise Invalid(f"expected a number of instances, 0 or more, found {instances}")
         self._must_have_room(service, instances)
         wanted = self._wanted(service)
+        self._tell_scaled(asker, service, instances)
         for record in wanted[instances:]:
             self._release(record)
         kept = [record.slot for record in wanted[:instances]]
@@ -400,6 +430,21 @@ class Operations:
     def _release(self, record: SlotRecord) -> None:
         self._state.slots.put(slot_key(record.slot), replace(record, wanted=False))
 
+    def _tell(
+        self, what: str, service: ServiceRecord | None = None, *, slot: int = -1, subject: str = ""
+    ) -> None:
+        """Note what somebody did; it is durable with what he did."""
+        about = service.spec.id if service is not None else ServiceId("")
+        act = Event(kind=EventKind.ACT, reason=what, service=about, slot=slot, subject=subject)
+        name = service.spec.name if service is not None else ""
+        self._events.add([act], tier="root", now_wall_s=self._clock.wall_s(), name_of=lambda _: name)
+
+    def _tell_scaled(self, asker: Principal, service: ServiceRecord, instances: int) -> None:
+        """Note that a service is to have so many instances, before it has."""
+        before = len(self._wanted(service))
+        if before != instances:
+            self._tell(f"scaled from {before} to {instances} by {asker.name}", service)
+
     async def _commit(self, what: str, asker: Principal, **about: Any) -> None:
         reach(Point.ROOT_CHANGED)
         await self._state.commit()
@@ -447,6 +492,10 @@ class Operations:
             raise Conflict(
                 f"{service.spec.name} would have {instances} instances; a service has at most {INSTANCES_MAX}"
             )
+
+
+def _name(record: ApplicationRecord) -> str:
+    return f"{record.application.name}.{record.application.namespace}"
 
 
 def _must_keep(wanted: WantedAddresses, has: ServiceAddresses) -> None:

@@ -11,6 +11,7 @@ from oakestra.identity.passwords import Passwords
 from oakestra.identity.tokens import Tokens
 from oakestra.model.errors import Unavailable
 from oakestra.root.api import endpoints
+from oakestra.root.api.reach import Reach
 from oakestra.root.api.views import Views
 from oakestra.root.config import RootConfig
 from oakestra.root.operations import Operations
@@ -59,16 +60,24 @@ async def run(config: RootConfig) -> None:
         password_file=config.password_file,
     )
     tokens = Tokens(secret, clock=clock, random=entropy.stream("tokens"))
+    reach = Reach(
+        root.state,
+        clock=clock,
+        lost_after_s=config.cluster_lost_after_s,
+        call=root.call_worker,
+        converse=root.converse_with_worker,
+    )
     routes = endpoints(
         state=root.state,
         events=root.events,
-        operations=Operations(root.state, clock=clock, random=entropy.stream("services"), wake=root.wake),
+        operations=Operations(
+            root.state, root.events, clock=clock, random=entropy.stream("services"), wake=root.wake
+        ),
         accounts=Accounts(
             root.state, passwords=passwords, tokens=tokens, clock=clock, random=entropy.stream("accounts")
         ),
-        views=Views(root.state, clock=clock),
-        call_worker=root.call_worker,
-        converse=root.converse_with_worker,
+        views=Views(root.state, clock=clock, reach=reach),
+        reach=reach,
         remedies=root.remedies,
         clock=clock,
         epoch=root.state.records.epoch,

@@ -21,11 +21,15 @@ from oakestra.root.decisions import (
 from oakestra.root.observe import Observed
 from oakestra.root.rebuild.plan import Decline, TakeOver
 from oakestra.root.rollout import Fail, Progress
-from oakestra.root.state import RolloutState
+from oakestra.root.state import RolloutState, ServiceRecord
 from oakestra.scheduling.liveness import Liveness
+from oakestra.scheduling.placement import kinds
+
+Names = Mapping[ClusterId, str]
+"""What clusters are called, and what those were called that were removed a moment ago."""
 
 
-def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event]:
+def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> Iterator[Event]:
     """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
     for decision in decisions:
         match decision:
@@ -34,22 +38,27 @@ def decided(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event
                 | Move(slot=slot, cluster=cluster, placement=placement, reason=reason)
             ):
                 yield from _requested(slot, observed)
-                yield _about(slot, EventKind.PLACED, reason, _name(observed, cluster), placement)
-            case Unplaceable(slot=slot, reason=reason) if observed.slots[slot].reason != reason:
+                yield _about(slot, EventKind.PLACED, reason, names.get(cluster, cluster), placement)
+            case Unplaceable(slot=slot, reason=reason) if _waits_anew(decision, observed):
                 yield from _requested(slot, observed)
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
             case SetAside() | TakeBack() | TakeOver():
-                yield _of_what_runs(decision, observed)
+                yield _of_what_runs(decision, observed, names)
             case Withdraw() | Decline():
                 placed, cluster, reason = decision.placed, decision.cluster, decision.reason
-                name = _name(observed, cluster)
-                yield _about(placed.slot, EventKind.WITHDRAWN, reason, name, placed.placement)
+                name = names.get(cluster, cluster)
+                said = f"{reason}{_and_when(observed, cluster, name)}"
+                yield _about(placed.slot, EventKind.WITHDRAWN, said, name, placed.placement)
             case Fail(service=service, reason=reason):
-                yield Event(kind=EventKind.UPDATED, reason=f"update failed: {reason}", service=service)
+                yield Event(
+                    kind=EventKind.UPDATED,
+                    reason=_failed(observed.services[service], reason),
+                    service=service,
+                )
             case Progress(service=service, rollout=rollout) if rollout.state is RolloutState.DONE:
                 yield Event(kind=EventKind.UPDATED, reason=rollout.reason, service=service)
             case Forget(placed=placed):
-                yield _gone(placed, observed)
+                yield _gone(placed, observed, names)
             case ForgetSlot(slot=slot):
                 yield _about(slot, EventKind.GONE, "gone for good; its address rests")
             case _:
@@ -65,6 +74,15 @@ def liveness(before: Mapping[ClusterId, Liveness], observed: Observed) -> Iterat
             yield Event(kind=EventKind.LIVENESS, reason=reason, subject=name)
 
 
+def _failed(service: ServiceRecord, reason: str) -> str:
+    """Say which update failed and what became of the service: it goes back if that can be and is wanted."""
+    now, earlier = service.spec.revision, service.earlier
+    failed = f"update to revision {now} failed: {reason}"
+    if earlier is None or not service.spec.update.rollback:
+        return f"{failed}; it stays as it is, as its update policy says"
+    return f"{failed}; went back to revision {earlier.spec.revision}, which is revision {now + 1} now"
+
+
 def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:
     """Yield when an instance was asked for, at the first thing that happens to it."""
     record = observed.slots[slot]
@@ -78,22 +96,36 @@ def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:
         )
 
 
-def _of_what_runs(decision: SetAside | TakeBack | TakeOver, observed: Observed) -> Event:
+def _and_when(observed: Observed, cluster: ClusterId, name: str) -> str:
+    """Say when it will go, if that may take long."""
+    known = observed.clusters.get(cluster)
+    lost = known is not None and known.liveness is Liveness.LOST
+    return f"; it goes when cluster {name} is back" if lost else ""
+
+
+def _waits_anew(decision: Unplaceable, observed: Observed) -> bool:
+    """Tell whether an instance waits for another kind of reason than before: free memory changes all the time."""
+    record = observed.slots[decision.slot]
+    return kinds(record.reason, record.verdicts) != kinds(decision.reason, decision.verdicts)
+
+
+def _of_what_runs(decision: SetAside | TakeBack | TakeOver, observed: Observed, names: Names) -> Event:
     """Return what is told of a placement that goes on, or may, although root's records had or have it elsewhere."""
     match decision:
         case SetAside(slot=slot, cluster=cluster, reason=reason):
             placement = observed.slots[slot].placement
-            return _about(slot, EventKind.SET_ASIDE, reason, _name(observed, cluster), placement)
+            return _about(slot, EventKind.SET_ASIDE, reason, names.get(cluster, cluster), placement)
         case TakeBack(slot=slot, cluster=cluster, status=status, reason=reason):
-            return _about(slot, EventKind.ADOPTED, reason, _name(observed, cluster), status.key.placement)
+            return _about(slot, EventKind.ADOPTED, reason, names.get(cluster, cluster), status.key.placement)
         case TakeOver(placed=placed, cluster=cluster):
             reason = "taken over: root lost the records that put it there"
-            name = _name(observed, cluster)
+            name = names.get(cluster, cluster)
             return _about(placed.slot, EventKind.ADOPTED, reason, name, placed.placement)
 
 
-def _gone(placed: Placement, observed: Observed) -> Event:
-    name = _name(observed, observed.withdrawals[placed].cluster)
+def _gone(placed: Placement, observed: Observed, names: Names) -> Event:
+    cluster = observed.withdrawals[placed].cluster
+    name = names.get(cluster, cluster)
     return _about(placed.slot, EventKind.GONE, f"gone from cluster {name}", name, placed.placement)
 
 
@@ -101,8 +133,3 @@ def _about(slot: Slot, kind: EventKind, reason: str, subject: str = "", placemen
     return Event(
         kind=kind, reason=reason, service=slot.service, slot=slot.number, subject=subject, placement=placement
     )
-
-
-def _name(observed: Observed, cluster: ClusterId) -> str:
-    known = observed.clusters.get(cluster)
-    return known.record.name if known else cluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -76,6 +76,8 @@ class Root:
         self.state = RootState(store)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[ClusterId, Liveness] = {}
+        self._names: story.Names = {}
+        """Of the last pass: of what was removed since is told by the name it had."""
         self._down = down
         self._clock = clock
         self._ids = ids
@@ -271,7 +273,12 @@ class Root:
         return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
-        told = (*story.liveness(self._liveness, observed), *story.decided(decisions, observed))
+        names = {id: cluster.record.name for id, cluster in observed.clusters.items()}
+        told = (
+            *story.liveness(self._liveness, observed),
+            *story.decided(decisions, observed, {**self._names, **names}),
+        )
+        self._names = names
         self._liveness = {id: cluster.liveness for id, cluster in observed.clusters.items()}
         self.events.add(told, tier="root", now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
@@ -330,7 +337,7 @@ class Root:
 
     def call_worker(
         self, cluster: ClusterId, worker: WorkerId, method: str, arguments: Mapping[str, Any]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Ask a worker something; yield the pieces of its answer. Raises the worker's error, or `Unavailable`."""
         return self._asker.ask(cluster, self._call(worker, method, arguments))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from typing import Protocol, TypeVar
 from oakestra.scheduling.filters import CLUSTER_FILTERS, worker_filters
 from oakestra.scheduling.request import ClusterCandidate, Request, WorkerCandidate
 from oakestra.scheduling.scores import cluster_score, worker_score
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 FULL_SCAN_MAX = 500
 """Up to so many candidates all are looked at; beyond, the search stops at `FEASIBLE_MAX` that would do."""
@@ -30,6 +33,11 @@ class CandidateVerdict:
 def nobody(verdicts: Sequence[CandidateVerdict]) -> bool:
     """Tell whether the last look found nobody: what has a place then only stays there for want of another."""
     return bool(verdicts) and all(verdict.refusal for verdict in verdicts)
+
+
+def kinds(reason: str, verdicts: Sequence[CandidateVerdict]) -> frozenset[str]:
+    """Return why nobody would do, without how many of whom and how much: equal when only numbers differ."""
+    return frozenset(_NUMBER.sub("#", why) for why in ([one.refusal for one in verdicts] or [reason]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

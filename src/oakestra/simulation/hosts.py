@@ -215,7 +215,7 @@ class RootHost(Keeper):
         link = self.fleet.hub.link(ROOT, parent=None)
         tier = Root(store, link, clock=self.clock, ids=self.chance("ids"), tuning=self._tuning)
         self.operations = Operations(
-            tier.state, clock=self.clock, random=self.chance("services"), wake=tier.wake
+            tier.state, tier.events, clock=self.clock, random=self.chance("services"), wake=tier.wake
         )
         self.tier = tier
         try:

@@ -144,9 +144,12 @@ class Cluster:
     joined_wall_s: float
 
 
+LIVENESS_UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A worker as its cluster last reported it."""
+    """A worker as its cluster last reported it; while that is lost, nobody knows how it is."""
 
     id: WorkerId
     name: str
@@ -154,13 +157,21 @@ class Worker:
     cluster_id: ClusterId
     host: str
     live: bool
+    """It is heard of, and so is its cluster."""
+    liveness: str
+    """`live`; `suspect`: it is being asked whether it is there; `lost`; or `unknown`: its cluster is lost, or has not
+    heard of it since its own restart."""
+    silent_s: float | None
+    """Since its cluster was last heard, which says all of this; null: never since this root started."""
     instances: int
+    """Given to it when its cluster was last heard."""
     architecture: str
     virtualizations: tuple[str, ...]
     total: Resources
-    free: Resources
+    free: Resources | None
+    """Null: it does not live, so nobody knows."""
     usage: MachineUsage | None
-    """Null: not measured since this root started."""
+    """Null: not measured since this root started, or it does not live."""
     trouble: str
     """What it says keeps it from doing what it is told; empty when nothing does."""
     availability: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oakestra.cli.show import cells
+from oakestra.cli.show.columns import WORKER_COLUMNS
 from oakestra.cli.show.table import Column, facts, indented, render
 from oakestra.wire import statuses
 
@@ -89,3 +90,13 @@ def test_colours_mean_well_wrong_and_on_its_way() -> None:
     assert cells.painted_readiness("0/0") == "0/0"
     assert cells.painted_readiness("1/2").startswith("\x1b[33m")
     assert cells.painted_readiness("2/2").startswith("\x1b[32m")
+
+
+def test_of_a_worker_of_a_lost_cluster_only_what_is_known_is_shown() -> None:
+    worker = {
+        "name": "w1", "cluster": "east", "live": False, "liveness": "unknown", "silent_s": 70.0, "instances": 2,
+        "total": {"vcpus": 4, "memory_mib": 1024, "vgpus": 1}, "free": None, "usage": None, "architecture": "amd64",
+        "virtualizations": ["docker"], "id": "d", "host": "h", "trouble": "", "availability": "active",
+    }  # fmt: skip
+    row = " ".join(render(WORKER_COLUMNS, [worker], wide=True).split("\n")[1].split())
+    assert row == "w1 east unknown - - - 4 1 GiB - -/1 - - - amd64 docker 70s ago d h -"

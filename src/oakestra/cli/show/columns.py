@@ -87,27 +87,49 @@ def heard(cluster: Document) -> str:
 
 
 def _live(machine: Document) -> str:
-    """Return whether it lives, and whether it takes instances."""
+    """Return whether it lives, as far as anybody knows, and whether it takes instances."""
     out = "" if machine["availability"] == "active" else f", {machine['availability']}"
-    return yes(machine["live"]) + out
+    unknown = machine.get("liveness") == "unknown"
+    return ("unknown" if unknown else yes(machine["live"])) + out
+
+
+def _held(worker: Document) -> str:
+    """Return how many instances a worker has; nothing while nobody knows."""
+    return "" if worker.get("liveness") == "unknown" else str(worker["instances"])
+
+
+def _free(worker: Document, kind: str) -> int | None:
+    """Return what is free on a worker; None while nobody knows."""
+    return worker["free"][kind] if worker["free"] is not None else None
+
+
+def _free_mebibytes(worker: Document, kind: str) -> str:
+    free = _free(worker, kind)
+    return "" if free is None else mebibytes(free)
+
+
+def _free_vcpus(worker: Document) -> str:
+    free = _free(worker, "vcpus")
+    return "" if free is None else str(free)
 
 
 WORKER_COLUMNS: tuple[Column[Document], ...] = (
     Column("WORKER", lambda worker: worker["name"]),
     Column("CLUSTER", lambda worker: worker["cluster"]),
     Column("LIVE", _live, paint=painted),
-    Column("INSTANCES", lambda worker: str(worker["instances"])),
-    Column("FREE VCPUS", lambda worker: str(worker["free"]["vcpus"])),
-    Column("FREE MEMORY", lambda worker: mebibytes(worker["free"]["memory_mib"])),
+    Column("INSTANCES", _held),
+    Column("FREE VCPUS", _free_vcpus),
+    Column("FREE MEMORY", lambda worker: _free_mebibytes(worker, "memory_mib")),
     Column("CORES", lambda worker: str(worker["total"]["vcpus"]), wide=True),
     Column("MEMORY", lambda worker: mebibytes(worker["total"]["memory_mib"]), wide=True),
-    Column("FREE STORAGE", lambda worker: mebibytes(worker["free"]["storage_mib"]), wide=True),
+    Column("FREE STORAGE", lambda worker: _free_mebibytes(worker, "storage_mib"), wide=True),
     Column("FREE GPUS", lambda worker: _of(worker, "vgpus"), wide=True),
     Column("CPU LOAD", lambda worker: _load(worker, "cpu_ratio")),
     Column("MEMORY USED", lambda worker: _load(worker, "memory_ratio")),
     Column("DISK USED", lambda worker: _load(worker, "disk_ratio"), wide=True),
     Column("MACHINE", lambda worker: worker["architecture"], wide=True),
     Column("RUNTIMES", lambda worker: ",".join(worker["virtualizations"]), wide=True),
+    Column("HEARD", heard, wide=True),
     Column("ID", lambda worker: worker["id"], wide=True),
     Column("HOST", lambda worker: worker["host"]),
     Column("TROUBLE", lambda worker: worker["trouble"], wide=True),
@@ -138,7 +160,8 @@ def _load(worker: Document, ratio: str) -> str:
 
 
 def _of(machine: Document, kind: str) -> str:
-    return f"{machine['free'][kind]}/{machine['total'][kind]}"
+    free = _free(machine, kind)
+    return f"{'-' if free is None else free}/{machine['total'][kind]}"
 
 
 def _cpu(copy: Copy) -> str:

@@ -8,9 +8,10 @@ from oakestra.root.api.applications import ApplicationsApi
 from oakestra.root.api.clusters import ClustersApi
 from oakestra.root.api.execution import ExecutionApi
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker, OwnApi
+from oakestra.root.api.own import OwnApi
 from oakestra.root.api.pages import Description
-from oakestra.root.api.sessions import ConverseWithWorker, Sessions
+from oakestra.root.api.reach import Reach
+from oakestra.root.api.sessions import Sessions
 from oakestra.root.api.stories import Remedies, StoriesApi
 from oakestra.root.api.upkeep import UpkeepApi
 from oakestra.root.api.views import Views
@@ -28,8 +29,7 @@ def endpoints(
     operations: Operations,
     accounts: Accounts,
     views: Views,
-    call_worker: CallWorker,
-    converse: ConverseWithWorker,
+    reach: Reach,
     remedies: Remedies,
     clock: Clock,
     epoch: int,
@@ -40,16 +40,14 @@ def endpoints(
     `public_clusters` lists clusters to who is not logged in, as the original does.
     """
     gate = Gate(accounts)
-    own = OwnApi(operations, views, gate, call_worker=call_worker, clock=clock, epoch=epoch)
+    own = OwnApi(operations, views, gate, call_worker=reach.call, clock=clock, epoch=epoch)
     routes = [
         *AccountsApi(accounts, views, gate).endpoints(),
         *ApplicationsApi(operations, views, gate).endpoints(),
         *ClustersApi(views, gate, public=public_clusters).endpoints(),
         *own.endpoints(),
-        *ExecutionApi(
-            operations, views, gate, call_worker=call_worker, converse=converse, sessions=Sessions(clock)
-        ).endpoints(),
-        *StoriesApi(state, events, operations, gate, call_worker=call_worker, remedies=remedies).endpoints(),
-        *UpkeepApi(state, operations, views, gate, call_worker=call_worker).endpoints(),
+        *ExecutionApi(operations, views, gate, reach, sessions=Sessions(clock)).endpoints(),
+        *StoriesApi(state, events, operations, gate, call_worker=reach.call, remedies=remedies).endpoints(),
+        *UpkeepApi(state, operations, views, gate, reach).endpoints(),
     ]
     return [*routes, *Description(routes).endpoints()]

@@ -14,8 +14,9 @@ from oakestra.model.errors import Invalid, OakestraError, Unavailable
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker, chosen
-from oakestra.root.api.sessions import ConverseWithWorker, Sessions
+from oakestra.root.api.own import chosen
+from oakestra.root.api.reach import Reach
+from oakestra.root.api.sessions import Sessions
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.users.access import Principal
@@ -36,16 +37,14 @@ class ExecutionApi:
         operations: Operations,
         views: Views,
         gate: Gate,
+        reach: Reach,
         *,
-        call_worker: CallWorker,
-        converse: ConverseWithWorker,
         sessions: Sessions,
     ) -> None:
         self._operations = operations
         self._views = views
         self._gate = gate
-        self._call_worker = call_worker
-        self._converse = converse
+        self._reach = reach
         self._sessions = sessions
 
     def endpoints(self) -> list[Endpoint]:
@@ -127,14 +126,14 @@ class ExecutionApi:
     async def _unattended(
         self, where: tuple[ClusterId, WorkerId], arguments: Mapping[str, Any]
     ) -> AsyncIterator[bytes]:
-        pieces = self._call_worker(*where, "exec", arguments)
+        pieces = self._reach.call(*where, "exec", arguments)
         first = await anext(pieces, b"")  # what is refused at once is refused with a status code
         return _rest(first, pieces)
 
     async def _session(
         self, asker: Principal, where: tuple[ClusterId, WorkerId], arguments: Mapping[str, Any]
     ) -> AsyncIterator[bytes]:
-        pieces, entry = self._converse(*where, "session", arguments)
+        pieces, entry = self._reach.converse(*where, "session", arguments)
         first = await anext(pieces, b"")
         return self._sessions.answer(asker, first, pieces, entry)
 

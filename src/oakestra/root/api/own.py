@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,17 +10,14 @@ from starlette.responses import Response
 from oakestra import __version__
 from oakestra.control.clock import Clock
 from oakestra.model.errors import Invalid, NotFound, OakestraError, Unavailable
-from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
+from oakestra.root.api.reach import CallWorker
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.users.access import Principal
 from oakestra.transport.http_server import Endpoint, Query, json_response, read_json, streamed
 from oakestra.wire import api
-
-CallWorker = Callable[[ClusterId, WorkerId, str, Mapping[str, Any]], AsyncIterator[bytes]]
-"""Asks a worker something and yields the pieces of its answer."""
 
 TAIL_BYTES = 64 * 1024
 TAIL_BYTES_MAX = 16 << 20

@@ -16,7 +16,8 @@ from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import Slot
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker, truth
+from oakestra.root.api.own import truth
+from oakestra.root.api.reach import CallWorker
 from oakestra.root.operations import Operations
 from oakestra.root.state import RootState
 from oakestra.root.users.access import Principal
@@ -29,6 +30,8 @@ ASKED_WITHIN_S = 3.0
 """A cluster that has not told its part by then is left out, and named."""
 _FOLLOW = Query(name="follow", about="Go on with what happens from now on.", kind=bool)
 _EVENTS_KEPT = 1000
+_OF_ALL_MAX = 10
+"""Of what concerns all instances of a service (updates, scaling) the newest are told with one: stories stay short."""
 
 Remedies = Callable[[Sequence[Slot]], Mapping[Slot, str]]
 
@@ -75,7 +78,7 @@ class StoriesApi:
         arguments: dict[str, Any] = {"service": service.spec.id}
         if number is not None:
             arguments["slot"] = whole_number(number, "an instance number")
-        own = self._events.of(service.spec.id, arguments.get("slot"))
+        own = self._own(service.spec.id, arguments.get("slot"))
         clusters = list(self._state.clusters.values())
         answers = await asyncio.gather(*(self._ask(cluster.id, arguments) for cluster in clusters))
         silent = [cluster.name for cluster, answer in zip(clusters, answers, strict=True) if answer is None]
@@ -83,6 +86,15 @@ class StoriesApi:
         events = sorted((*own, *(event for part, _ in parts for event in part)), key=_moment)
         verdicts = (*self._nowhere(service.spec.id), *(verdict for _, part in parts for verdict in part))
         return json_response(Story(events=tuple(events), verdicts=verdicts, silent=tuple(silent)))
+
+    def _own(self, service: ServiceId, number: int | None) -> tuple[Event, ...]:
+        """Return root's part; to one instance's belongs what happened to the whole service since it was asked for."""
+        own = self._events.of(service, number)
+        if number is None or not own:
+            return own
+        since_wall_s = own[0].wall_s
+        of_all = [event for event in self._events.of(service, -1) if event.wall_s >= since_wall_s]
+        return (*own, *of_all[-_OF_ALL_MAX:])
 
     def _nowhere(self, service: ServiceId) -> list[SlotVerdicts]:
         """Return what would help the instances that no cluster takes; their verdicts are with the instance."""
@@ -141,11 +153,12 @@ class StoriesApi:
         """Tell whether to show an event: one's own services', and to who sees everything, the rest and what is gone."""
         if event is None:
             return False
+        service = self._state.services.get(event.service)
+        application = self._state.applications.get(service.spec.application_id) if service else None
+        if application is not None:
+            return asker.may_see(application.application)
         try:
-            if event.service in self._state.services:
-                self._operations.service(asker, event.service)
-            else:
-                asker.must_see_infrastructure()
+            asker.must_see_infrastructure()
         except OakestraError:
             return False
         return True

@@ -9,10 +9,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from oakestra.model.errors import NotFound
+from oakestra.model.errors import NotFound, Unavailable
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import CallWorker
+from oakestra.root.api.reach import Reach, workers_of
 from oakestra.root.api.views import Views
 from oakestra.root.operations import Operations
 from oakestra.root.state import RootState
@@ -30,13 +30,13 @@ class UpkeepApi:
     """Answers what operators ask."""
 
     def __init__(
-        self, state: RootState, operations: Operations, views: Views, gate: Gate, *, call_worker: CallWorker
+        self, state: RootState, operations: Operations, views: Views, gate: Gate, reach: Reach
     ) -> None:
         self._state = state
         self._operations = operations
         self._views = views
         self._gate = gate
-        self._call = call_worker
+        self._reach = reach
 
     def endpoints(self) -> list[Endpoint]:
         """Return the routes."""
@@ -98,15 +98,23 @@ class UpkeepApi:
     ) -> Response:
         asker.must_keep_infrastructure()
         worker = WorkerId(request.path_params["worker_id"])
-        cluster = self._cluster_of(worker)
-        pieces = self._call(cluster, NOBODY, method, {"worker": worker, **arguments})
+        cluster, name = self._found(worker)
+        refusal = self._reach.refusal(cluster)
+        if refusal:
+            raise Unavailable(
+                f"nothing was recorded about worker {name}: its cluster keeps what becomes of it, and {refusal}; "
+                "ask again when it is back, or take out the whole cluster, which root keeps: oak cluster drain"
+            )
+        pieces = self._reach.call(cluster, NOBODY, method, {"worker": worker, "by": asker.name, **arguments})
         answer = b"".join([piece async for piece in pieces])
         return json_response(msgspec.json.decode(answer, type=api.Changed))
 
-    def _cluster_of(self, worker: WorkerId) -> ClusterId:
-        for id, view in self._state.views.items():
-            if view.report is not None and any(known.id == worker for known in view.report.workers):
-                return id
+    def _found(self, worker: WorkerId) -> tuple[ClusterId, str]:
+        """Return whose worker it is, and its name."""
+        for cluster in self._state.clusters.values():
+            for known in workers_of(self._state, cluster.id):
+                if known.id == worker:
+                    return cluster.id, known.name
         raise NotFound(f"there is no worker {worker!r}; `oak worker ls` shows what there is")
 
     async def set_cluster(self, asker: Principal, request: Request) -> Response:

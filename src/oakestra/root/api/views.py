@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from oakestra.control.clock import Clock
@@ -11,6 +12,7 @@ from oakestra.model.ids import ClusterId, UserId, WorkerId
 from oakestra.model.instance import Phase
 from oakestra.model.machine import MachineUsage
 from oakestra.model.service import Resources
+from oakestra.root.api.reach import Reach, workers_of
 from oakestra.root.history import POINTS_MAX
 from oakestra.root.state import (
     ApplicationRecord,
@@ -22,6 +24,7 @@ from oakestra.root.state import (
     SlotRecord,
     UserRecord,
 )
+from oakestra.scheduling.liveness import Liveness
 from oakestra.wire import api, rest
 from oakestra.wire.documents import (
     ApplicationDocument,
@@ -40,9 +43,10 @@ ACTIVE_S = 30.0
 class Views:
     """Looks at the state as it is when asked."""
 
-    def __init__(self, state: RootState, *, clock: Clock, active_s: float = ACTIVE_S) -> None:
+    def __init__(self, state: RootState, *, clock: Clock, reach: Reach, active_s: float = ACTIVE_S) -> None:
         self._state = state
         self._clock = clock
+        self._reach = reach
         self._active_s = active_s
 
     # --- the original's documents ------------------------------------------------------------------------------
@@ -114,24 +118,9 @@ class Views:
     def own_workers(self) -> list[api.Worker]:
         """Return the workers that clusters reported."""
         return [
-            api.Worker(
-                id=worker.id,
-                name=worker.name,
-                cluster=record.name,
-                cluster_id=record.id,
-                host=worker.host,
-                live=worker.live,
-                instances=worker.instances,
-                architecture=worker.capacity.architecture,
-                virtualizations=worker.capacity.virtualizations,
-                total=worker.capacity.resources,
-                free=worker.free,
-                usage=_machine(self._state, record.id, worker.id),
-                trouble=worker.trouble,
-                availability=worker.availability,
-            )
+            self._own_worker(record, worker)
             for record in self._state.clusters.values()
-            for worker in _workers(self._state, record.id)
+            for worker in self._workers(record.id)
         ]
 
     def counts(self) -> dict[str, int]:
@@ -145,7 +134,7 @@ class Views:
                 1 for slot in state.slots.values() if slot.wanted and slot.status and slot.status.ready
             ),
             "clusters": len(state.clusters),
-            "workers": sum(len(_workers(state, record.id)) for record in state.clusters.values()),
+            "workers": sum(len(workers_of(state, record.id)) for record in state.clusters.values()),
         }
 
     # --- parts -------------------------------------------------------------------------------------------------
@@ -160,6 +149,7 @@ class Views:
 
     def _cluster(self, record: ClusterRecord) -> rest.ClusterView:
         view = self._state.views.get(record.id)
+        lost = self._reach.is_lost(record.id)
         return rest.ClusterView(
             id=record.id,
             name=record.name,
@@ -168,26 +158,25 @@ class Views:
             api_port=record.api_port,
             active=_active(self._state, record.id, self._clock, self._active_s),
             seen_wall_s=view.last_seen_wall_s if view else 0.0,
-            cpu_ratio=view.cpu_ratio if view else 0.0,
-            memory_ratio=view.memory_ratio if view else 0.0,
-            workers=_workers(self._state, record.id),
+            cpu_ratio=view.cpu_ratio if view and not lost else 0.0,
+            memory_ratio=view.memory_ratio if view and not lost else 0.0,
+            workers=self._workers(record.id),
             history=self._state.histories.of(record.id),
         )
 
     def _own_cluster(self, record: ClusterRecord, instances: int) -> api.Cluster:
-        view = self._state.views.get(record.id)
-        workers = _workers(self._state, record.id)
+        silent_s = self._silent_s(record.id)
+        workers = self._workers(record.id)
         live = [worker for worker in workers if worker.live]
-        seen_s = view.last_seen_s if view else None
         return api.Cluster(
             id=record.id,
             name=record.name,
             location=record.location,
             host=record.host,
             api_port=record.api_port,
-            live=_active(self._state, record.id, self._clock, self._active_s),
+            live=silent_s is not None and not self._reach.is_lost(record.id),
             availability=record.availability.value,
-            silent_s=None if seen_s is None else round(self._clock.uptime_s() - seen_s, 1),
+            silent_s=silent_s,
             workers=len(workers),
             workers_live=len(live),
             instances=instances,
@@ -195,6 +184,42 @@ class Views:
             free=sum((worker.free for worker in live), Resources()),
             joined_wall_s=record.joined_wall_s,
         )
+
+    def _own_worker(self, record: ClusterRecord, worker: WorkerSummary) -> api.Worker:
+        return api.Worker(
+            id=worker.id,
+            name=worker.name,
+            cluster=record.name,
+            cluster_id=record.id,
+            host=worker.host,
+            live=worker.live,
+            liveness=worker.liveness,
+            silent_s=self._silent_s(record.id),
+            instances=worker.instances,
+            architecture=worker.capacity.architecture,
+            virtualizations=worker.capacity.virtualizations,
+            total=worker.capacity.resources,
+            free=worker.free if worker.live else None,
+            usage=_machine(self._state, record.id, worker.id) if worker.live else None,
+            trouble=worker.trouble,
+            availability=worker.availability,
+        )
+
+    def _workers(self, cluster: ClusterId) -> tuple[WorkerSummary, ...]:
+        """Return a cluster's workers; how those are that nobody hears, or whose cluster nobody hears, is unknown."""
+        lost = self._reach.is_lost(cluster)
+        return tuple(
+            replace(worker, live=False, liveness=api.LIVENESS_UNKNOWN)
+            if lost or not (worker.live or worker.liveness == Liveness.LOST.value)
+            else worker
+            for worker in workers_of(self._state, cluster)
+        )
+
+    def _silent_s(self, cluster: ClusterId) -> float | None:
+        view = self._state.views.get(cluster)
+        if view is None or view.last_seen_s is None:
+            return None
+        return round(self._clock.uptime_s() - view.last_seen_s, 1)
 
 
 class _Look:
@@ -207,7 +232,7 @@ class _Look:
         for slot in state.slots.values():
             self._slots[slot.slot.service].append(slot)
         self._workers = {
-            worker.id: worker for record in state.clusters.values() for worker in _workers(state, record.id)
+            worker.id: worker for record in state.clusters.values() for worker in workers_of(state, record.id)
         }
         self._refused = {
             refusal.placed
@@ -353,11 +378,6 @@ def _rollout(record: ServiceRecord, *, held_up: str) -> api.Rollout | None:
 def _machine(state: RootState, cluster: ClusterId, worker: WorkerId) -> MachineUsage | None:
     view = state.views.get(cluster)
     return view.machines.get(worker) if view else None
-
-
-def _workers(state: RootState, cluster: ClusterId) -> tuple[WorkerSummary, ...]:
-    view = state.views.get(cluster)
-    return view.report.workers if view is not None and view.report is not None else ()
 
 
 def _active(state: RootState, cluster: ClusterId, clock: Clock, active_s: float) -> bool:

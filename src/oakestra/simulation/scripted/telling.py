@@ -18,8 +18,8 @@ from oakestra.simulation.hosts import ClusterHost, RootHost
 from oakestra.simulation.world import World
 from oakestra.store.event_log import EventLog
 
-_TOLD = frozenset(EventKind) - {EventKind.PHASE, EventKind.REQUESTED, EventKind.JOINED}
-"""What is told unless everything is asked for: steps on the way are not."""
+_TOLD = frozenset(EventKind) - {EventKind.PHASE, EventKind.REQUESTED, EventKind.JOINED, EventKind.ACT}
+"""What is told unless everything is asked for: steps on the way are not, nor what the script itself did."""
 
 
 @dataclass(slots=True)
