@@ -126,8 +126,9 @@ class Town:
             revisions = {spec.id: spec.revision for spec in told.services}
             runs = {key: revision for key, revision in self.runs[worker].items() if key not in withdrawn}
             for assigned in told.instances:
-                if assigned.continues in runs:
-                    runs[assigned.key] = runs.pop(assigned.continues)
+                for name in assigned.former:
+                    if name in runs:
+                        runs[assigned.key] = runs.pop(name)
                 if assigned.key not in withdrawn:
                     runs.setdefault(assigned.key, revisions[assigned.key.service])
             if worker in self.troubled and runs != self.runs[worker]:

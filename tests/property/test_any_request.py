@@ -28,6 +28,8 @@ KEYS = (
 words = st.sampled_from(
     ["Admin", "root", "v2.0", "shop", "a" * 24, "0", "-1", "", "é", "%00", "true", "\x1b[2J"]
 )
+ENDING = st.sampled_from(["false", "perhaps", ""])
+"""What is followed never ends, as it should not."""
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
@@ -39,7 +41,7 @@ def requests(draw: st.DrawFn, endpoints: list[Endpoint]) -> tuple[str, str, Any,
     endpoint = draw(st.sampled_from(endpoints))
     path = re.sub(r"\{\w+\}", lambda _: draw(words) or "x", endpoint.path)
     names = [query.name for query in endpoint.query]
-    query = {name: draw(words) for name in names if draw(st.booleans())}
+    query = {name: draw(ENDING if name == "follow" else words) for name in names if draw(st.booleans())}
     text = "&".join(f"{name}={quote(value)}" for name, value in query.items())
     raw = draw(st.none() | st.binary(max_size=20))
     return endpoint.method, f"{path.replace('#', '').replace('?', '')}?{text}", draw(values), raw

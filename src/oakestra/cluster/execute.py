@@ -128,7 +128,7 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
                 attempt=attempt,
                 revision=spec.revision,
                 held=as_asked(spec),
-                continues=0,
+                former=(),
                 reason=reason,
                 verdicts=verdicts,
             )
@@ -189,7 +189,11 @@ def _move(state: ClusterState, move: Move) -> None:
     record = state.slots[slot_key(move.slot)]
     assert record.worker is not None, "only what has a place moves"
     leaving = record.leaving or Leaving(
-        worker=record.worker, attempt=record.attempt, held=record.held, reason=move.reason
+        worker=record.worker,
+        attempt=record.attempt,
+        former=record.former,
+        held=record.held,
+        reason=move.reason,
     )
     spec = state.services[move.slot.service]
     moved = replace(
@@ -198,7 +202,7 @@ def _move(state: ClusterState, move: Move) -> None:
         attempt=move.attempt,
         revision=spec.revision,
         held=as_asked(spec),
-        continues=0,
+        former=(),
         leaving=leaving,
         reason=move.reason,
         verdicts=move.verdicts,
@@ -211,27 +215,34 @@ def _set_aside(state: ClusterState, decision: SetAside) -> None:
     aside = Aside(
         worker=decision.worker,
         attempt=record.attempt,
+        former=record.former,
         revision=record.revision,
         restart=decision.restart,
         held=record.held,
     )
-    state.slots.put(slot_key(decision.slot), replace(record, worker=None, continues=0, aside=aside))
+    state.slots.put(slot_key(decision.slot), replace(record, worker=None, former=(), aside=aside))
 
 
 def _take_back(state: ClusterState, decision: TakeBack) -> None:
     """Make an earlier attempt the current one; its replacement, if there is one, serves until it is proven."""
     record = state.slots[slot_key(decision.slot)]
     aside = record.aside if record.aside is not None and record.aside.attempt == decision.continues else None
+    earlier = aside or record.leaving
+    assert earlier is not None, "only what was set aside, or was to leave, is taken back"
     replacement = None
     if record.worker is not None:
         replacement = Leaving(
-            worker=record.worker, attempt=record.attempt, held=record.held, reason=decision.reason
+            worker=record.worker,
+            attempt=record.attempt,
+            former=record.former,
+            held=record.held,
+            reason=decision.reason,
         )
     taken = replace(
         record,
         worker=decision.worker,
         attempt=decision.attempt,
-        continues=decision.continues,
+        former=(*earlier.former, decision.continues),
         revision=decision.revision,
         held=_held(record, InstanceKey(*record.placed, decision.continues)),
         leaving=replacement,
@@ -251,7 +262,7 @@ def _adopt(state: ClusterState, adoption: Adopt) -> None:
         attempt=adoption.attempt,
         revision=adoption.revision,
         held=None,
-        continues=0,
+        former=(),
         leaving=None,
         aside=None,
         reason=adoption.reason,
@@ -265,7 +276,7 @@ def _without(record: SlotRecord, key: InstanceKey, reason: str) -> SlotRecord:
         return replace(record, leaving=None)
     if record.aside is not None and record.aside_key == key:
         return replace(record, aside=None)
-    return replace(record, worker=None, continues=0, reason=reason)
+    return replace(record, worker=None, former=(), reason=reason)
 
 
 def stamp(state: ClusterState, worker: WorkerId, digest: str) -> tuple[Version, bool]:

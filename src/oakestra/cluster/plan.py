@@ -203,7 +203,7 @@ def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: s
 
 def _goes_on(observed: Observed, record: SlotRecord, worker: WorkerId, key: InstanceKey) -> bool:
     """Tell whether an attempt is the current one, which its worker does not call by its new number yet."""
-    named = (worker, key) == (record.worker, record.continued_key)
+    named = worker == record.worker and key in record.former_keys
     return named and record.key not in observed.workers[worker].statuses
 
 
@@ -293,8 +293,8 @@ def _given_up(observed: Observed, record: SlotRecord) -> str:
 
 def _lives(worker: WorkerSeen, record: SlotRecord) -> bool:
     """Tell whether an attempt runs, or has come to its end, so that its worker need not start it."""
-    names = (record.key, record.continued_key)
-    return any(name in worker.statuses and worker.statuses[name].phase in _LIVES for name in names if name)
+    names = (record.key, *record.former_keys)
+    return any(name in worker.statuses and worker.statuses[name].phase in _LIVES for name in names)
 
 
 def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:

@@ -51,7 +51,7 @@ def called_off(
     successor is ready yet. `attempts` is the highest attempt anybody reported of each slot."""
     for slot, record in sorted(observed.slots.items()):
         spec = observed.services.get(slot.service)
-        if record.leaving is None or record.continues or spec is None or slot in besides:
+        if record.leaving is None or record.former or spec is None or slot in besides:
             continue  # what was taken back is not given up before its worker has heard of it
         worker, earlier = _may_stay(observed, record, spec)
         if worker is None or earlier is None:

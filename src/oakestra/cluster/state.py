@@ -46,6 +46,7 @@ class Leaving:
 
     worker: WorkerId
     attempt: int
+    former: tuple[int, ...] = ()
     held: Held | None = None
     reason: str = ""
     relieved: tuple[tuple[WorkerId, int], ...] = ()
@@ -58,6 +59,7 @@ class Aside:
 
     worker: WorkerId
     attempt: int
+    former: tuple[int, ...] = ()
     revision: int
     restart: int
     """When it was seen last."""
@@ -83,8 +85,8 @@ class SlotRecord:
     """Of the service, when the current attempt was placed."""
     held: Held | None = None
     """By the current attempt; None: what its service asks for now."""
-    continues: int = 0
-    """The current attempt is this earlier one, which was taken back and has a new number; 0: it is not."""
+    former: tuple[int, ...] = ()
+    """Numbers that the current attempt had before it was taken back and got this one, oldest first."""
     leaving: Leaving | None = None
     """An earlier attempt that serves until the current one is ready."""
     aside: Aside | None = None
@@ -115,9 +117,9 @@ class SlotRecord:
         return InstanceKey(*self.placed, self.aside.attempt)
 
     @property
-    def continued_key(self) -> InstanceKey | None:
-        """The name that the current attempt had before it was taken back."""
-        return InstanceKey(*self.placed, self.continues) if self.continues else None
+    def former_keys(self) -> tuple[InstanceKey, ...]:
+        """The names that the current attempt had before it was taken back."""
+        return tuple(InstanceKey(*self.placed, attempt) for attempt in self.former)
 
     @property
     def leaving_key(self) -> InstanceKey:

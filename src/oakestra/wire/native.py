@@ -197,8 +197,8 @@ class AssignedInstance:
 
     key: InstanceKey
     address: InstanceAddress
-    continues: InstanceKey | None = None
-    """An earlier attempt on this worker that goes on under this name, if it is still there."""
+    former: tuple[InstanceKey, ...] = ()
+    """Names that it had on this worker before it was taken back: whatever is there under one of them goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,7 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
         return desired
     specs = service_of(assignment.services)
     withdrawn = set(assignment.withdrawn)
-    names = {assigned.continues: assigned.key for assigned in assignment.instances if assigned.continues}
+    names = {name: assigned.key for assigned in assignment.instances for name in assigned.former}
     kept = [_told(_named(instance, names), withdrawn) for instance in desired.instances]
     known = {instance.key for instance in kept}
     numbers = _free_numbers(instance.number for instance in kept)

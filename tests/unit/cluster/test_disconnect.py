@@ -125,7 +125,7 @@ def test_which_of_two_stays_is_what_its_policy_says() -> None:
 def test_the_original_goes_on_under_a_later_number() -> None:
     _, town = returned(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
     (record,) = town.state.slots.values()
-    assert (record.attempt, record.continues, record.leaving, record.aside) == (3, 1, None, None)
+    assert (record.attempt, record.former, record.leaving, record.aside) == (3, (1,), None, None)
 
 
 def test_the_better_place_is_kept() -> None:
@@ -166,7 +166,7 @@ def test_the_original_is_kept_where_nothing_replaced_it() -> None:
     town.away.clear()
     town.rest()
     (record,) = town.state.slots.values()
-    assert (before, len(town.runs[home]), record.continues) == (1, 1, 1)
+    assert (before, len(town.runs[home]), record.former) == (1, 1, (1,))
 
 
 def test_the_original_is_kept_where_there_is_room_for_nothing_else() -> None:

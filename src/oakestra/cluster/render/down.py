@@ -35,8 +35,8 @@ class Rendering:
             if observed.is_done(record):
                 continue  # absence removes nothing, and a worker that forgot it must not begin it again
             for worker_id, key in record.attempts:
-                continues = record.continued_key if key == record.key else None
-                held[worker_id].append(AssignedInstance(key=key, address=record.address, continues=continues))
+                former = record.former_keys if key == record.key else ()
+                held[worker_id].append(AssignedInstance(key=key, address=record.address, former=former))
         withdrawn: defaultdict[WorkerId, list[InstanceKey]] = defaultdict(list)
         for id, key in sorted(observed.withdrawals):
             withdrawn[id].append(key)
