@@ -65,6 +65,14 @@ def _why_end(observed: Observed, record: SlotRecord) -> str:
     return ""
 
 
+def lingers_s(observed: Observed) -> Iterator[float]:
+    """Yield for how much longer each earlier placement lingers; who has lingered for long enough waits for news, not for
+    a time."""
+    for at_s in observed.turned_since_s.values():
+        if (left_s := at_s + LINGER_S - observed.now_s) > 0:
+            yield left_s
+
+
 def _given_up(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> str:
     service = observed.services.get(record.slot.service)
     return given_up(cluster, service.spec) if service is not None else "its service is gone"

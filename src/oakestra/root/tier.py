@@ -22,13 +22,12 @@ from oakestra.root import story
 from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
-from oakestra.root.moves import CLUSTER_GRACE_S
+from oakestra.root.moves import CLUSTER_GRACE_S, lingers_s
 from oakestra.root.observe import Observed, observe, only_time_passed
 from oakestra.root.plan import plan, remedies
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
-from oakestra.scheduling.lingering import LINGER_S
 from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
 from oakestra.store.event_log import EventLog
@@ -317,7 +316,7 @@ class Root:
         rolling_s = next_deadline_s(observed)
         if rolling_s is not None:
             due.append(rolling_s)
-        due += [at_s + LINGER_S - observed.now_s for at_s in observed.turned_since_s.values()]
+        due += lingers_s(observed)
         due += observed.memory.due_s
         if self._resend:
             due.append(RESEND_EVERY_S)
