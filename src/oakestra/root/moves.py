@@ -148,7 +148,7 @@ def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]
 def drained(observed: Observed, record: SlotRecord) -> str:
     """Say that a slot must leave its cluster because that is drained; nothing otherwise, or while it leaves another."""
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
-    draining = cluster is not None and cluster.record.availability is Availability.DRAINING
+    draining = cluster is not None and cluster.availability is Availability.DRAINING
     if cluster is None or not draining or record.turned:
         return ""
     return f"cluster {cluster.record.name} is drained"
