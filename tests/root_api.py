@@ -43,7 +43,7 @@ from oakestra.wire.native import ClusterReport, Refusal, Version, WorkerSummary
 
 TABLES = (
     "users", "organizations", "applications", "services", "slots",
-    "withdrawals", "clusters", "quarantine", "settings", "events",
+    "withdrawals", "buried", "clusters", "quarantine", "settings", "events",
 )  # fmt: skip
 
 BEGINS_WITHIN_S = 10.0

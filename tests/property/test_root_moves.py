@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from country import Country
 from oakestra.model.ids import ClusterId
 from oakestra.model.service import DisconnectPolicy, UpdateOrder, UpdatePolicy
-from oakestra.root.moves import CLUSTER_GRACE_S, departures
+from oakestra.root.moves import CLUSTER_GRACE_S, departures, lingers_s
 from oakestra.root.state import Availability
 from oakestra.scheduling.elsewhere import patience_s
 from oakestra.scheduling.liveness import Liveness
@@ -171,6 +171,22 @@ def test_what_serves_in_a_cluster_that_is_away_is_not_given_up_before_its_time()
         lost = replace(seen.clusters[first], liveness=Liveness.LOST, silent_s=away_s)
         seen = replace(seen, clusters={**seen.clusters, first: lost})
         assert bool(tuple(departures(seen))) is (away_s > CLUSTER_GRACE_S)
+
+
+def test_who_waits_for_a_successor_that_fell_over_waits_for_no_time() -> None:
+    """It was ready, and is no longer before the earlier one has gone: root must not look again and again for that."""
+    country, first, second = about_to_move(1)
+    country.set(second, Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    while not country.seen().turned_since_s:
+        country.step()
+    assert len(list(lingers_s(country.seen()))) == 1
+    country.broken.add(second)
+    for _ in range(20):
+        country.step()
+    assert country.at() == {first: 1, second: 1}
+    assert country.seen().turned_since_s
+    assert list(lingers_s(country.seen())) == []
 
 
 def test_others_hear_of_both_placements_and_are_led_to_one() -> None:

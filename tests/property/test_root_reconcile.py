@@ -229,6 +229,7 @@ def test_what_moves_on_meanwhile_gets_there_first() -> None:
     """The replacement's cluster is drained when the original comes back."""
     country, home, other = replaced(ORIGINAL)
     third = country.cluster(2)
+    country.step()  # until a cluster has told root what it holds it is given nothing
     country.set(other, Availability.DRAINING)
     country.cut.clear()
     country.broken.add(third)

@@ -1,16 +1,18 @@
 """Bugs put in on purpose: each must be noticed by a checker, else the checkers are worth nothing.
 
-`python tests/simulation/mutations.py [NAME …]` plays seeds with each bug until one is red, and says which and why.
+`python tests/simulation/mutations.py [NAME …]` plays seeds with each bug until one is red, and says which and why. Bugs in
+`SCRIPTED` need more to come together than seeds can be relied on for: of each a script is played instead.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from oakestra.cluster import execute as cluster_execute
@@ -18,7 +20,7 @@ from oakestra.cluster import ledger, moves
 from oakestra.cluster import observe as cluster_observe
 from oakestra.cluster import plan as cluster_plan
 from oakestra.cluster import tier as cluster_tier
-from oakestra.cluster.render import routes
+from oakestra.cluster.render import claims, routes, up
 from oakestra.model.address import Route
 from oakestra.model.instance import InstanceStatus
 from oakestra.root import observe as root_observe
@@ -26,9 +28,11 @@ from oakestra.root import operations
 from oakestra.root import plan as root_plan
 from oakestra.root import state as root_state
 from oakestra.root import tier as root_tier
+from oakestra.root.rebuild import plan as rebuild_plan
 from oakestra.root.reconcile import plan as root_reconcile
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.reconcile import Stays
+from oakestra.simulation.scripted import play as play_script
 from oakestra.simulation.seeds import play
 from oakestra.simulation.virtual_time import Spinning
 from oakestra.worker import desired
@@ -37,6 +41,7 @@ from oakestra.worker import tier as worker_tier
 from oakestra.worker.observe import StepKind
 
 SEEDS_MAX = 200
+SCRIPTS = Path(__file__).parent / "scripts"
 
 Break = Callable[[], None]
 
@@ -253,6 +258,27 @@ def failures_are_not_reported() -> None:
     _put(worker_plan, "_failures", lambda *_: None)
 
 
+def others_are_forgotten_with_roots_records() -> None:
+    _put(cluster_execute, "with_former", lambda _, told: told)
+
+
+def services_without_instances_are_not_claimed() -> None:
+    real = claims.claims
+
+    def only_instances(observed: Any) -> Any:
+        return (claim for claim in real(observed) if claim.slots)
+
+    _put(up, "claims", only_instances)
+
+
+def a_late_claim_brings_back_what_was_removed() -> None:
+    _put(rebuild_plan, "_removed", lambda *_: ())
+
+
+def who_is_drained_is_lost_with_roots_records() -> None:
+    _put(cluster_observe, "_former_availability", lambda _: "")
+
+
 MUTATIONS: tuple[Break, ...] = (
     what_a_lost_cluster_had_is_set_aside_for_ever,
     replacements_of_a_lost_cluster_always_stay,
@@ -288,29 +314,50 @@ MUTATIONS: tuple[Break, ...] = (
     what_fails_on_a_worker_stays_there,
     what_fails_in_a_cluster_stays_there,
     failures_are_not_reported,
+    others_are_forgotten_with_roots_records,
+    services_without_instances_are_not_claimed,
+    a_late_claim_brings_back_what_was_removed,
+    who_is_drained_is_lost_with_roots_records,
 )
+
+
+SCRIPTED: Mapping[str, str] = {
+    a_late_claim_brings_back_what_was_removed.__name__: "late-claim",
+    who_is_drained_is_lost_with_roots_records.__name__: "root-lost",
+}
+"""Which script shows a bug: there the checkers, whose words begin with "!" in what it tells, notice it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hunted:
-    """Whether a bug was noticed, by which seed, and what the checker said."""
+    """Whether a bug was noticed, by which seed or script, and what the checker said."""
 
     name: str
-    seed: int | None
+    by: str
+    """Empty: nobody noticed."""
     said: str
 
 
 def hunt(name: str) -> Hunted:
     """Play seeds with this bug until one is red. Breaks this very process: call it in one of its own."""
     next(mutation for mutation in MUTATIONS if mutation.__name__ == name)()
+    if name in SCRIPTED:
+        return _hunt_in_script(name, SCRIPTED[name])
     for seed in range(SEEDS_MAX):
         try:
             played = play(seed)
         except (Spinning, ExceptionGroup) as error:
-            return Hunted(name, seed, repr(error)[:200])
+            return Hunted(name, str(seed), repr(error)[:200])
         if played.wrong:
-            return Hunted(name, seed, played.wrong[0].strip().splitlines()[-1])
-    return Hunted(name, None, "nobody noticed")
+            return Hunted(name, str(seed), played.wrong[0].strip().splitlines()[-1])
+    return Hunted(name, "", "nobody noticed")
+
+
+def _hunt_in_script(name: str, script: str) -> Hunted:
+    said: list[str] = []
+    play_script((SCRIPTS / f"{script}.txt").read_text().splitlines(), said.append)
+    wrong = [line for line in said if line.startswith("!")]
+    return Hunted(name, script if wrong else "", wrong[-1] if wrong else "nobody noticed")
 
 
 def break_everything() -> int:
@@ -349,5 +396,5 @@ def _put(where: object, name: str, replacement: object) -> None:
 if __name__ == "__main__":
     hunted = hunt_all(sys.argv[1:])
     for one in hunted:
-        print(f"{one.name.replace('_', ' '):58} {'-' if one.seed is None else one.seed:>4}  {one.said[:120]}")
-    sys.exit(any(one.seed is None for one in hunted))
+        print(f"{one.name.replace('_', ' '):58} {one.by or '-':>10}  {one.said[:120]}")
+    sys.exit(any(not one.by for one in hunted))

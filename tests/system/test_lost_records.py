@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from lab_fixture import Fleet, client, server, until
+from lab_fixture import Document, Fleet, client, direct, server, short, sleeper, until
+from load import requests
 from oakestra.cli.client.session import log_in
 from oakestra.model.errors import OakestraError
 
@@ -26,6 +28,27 @@ def without_log(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
+def lose_roots_records(fleet: Fleet) -> Path:
+    """Kill root without its records; return where it keeps new ones."""
+    file = database(fleet, "root", "root")
+    file.unlink()
+    without_log(file)
+    fleet.lab("kill", "root")
+    return file
+
+
+def has_heard_of_all(file: Path) -> bool:
+    """Tell whether root has stopped waiting for clusters to tell its new records what they hold."""
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        (rebuilt,) = connection.execute("SELECT count(*) FROM settings WHERE key = 'rebuilt'").fetchone()
+    return bool(rebuilt)
+
+
+def identity(service: Document) -> tuple[object, ...]:
+    """Return what a service is known by."""
+    return service["id"], service["name"], service["spec"]["addresses"]
+
+
 def places(fleet: Fleet, name: str) -> list[tuple[object, ...]]:
     """Return where every instance is, and whether it was started anew."""
     return sorted(
@@ -36,20 +59,44 @@ def places(fleet: Fleet, name: str) -> list[tuple[object, ...]]:
 
 def test_root_without_its_records_takes_over_what_clusters_hold(fleet: Fleet) -> None:
     address = "10.30.92.1"
-    with fleet.application("kept", server(address), client(address), counts={"server": 4, "client": 1}):
+    sla = (sleeper("zero"), server(address), sleeper("none"), client(address))
+    with fleet.application("kept", *sla, counts={"server": 4, "client": 1}):
         fleet.until_greeted("kept")
         before, services = places(fleet, "kept"), fleet.services("kept")
-        file = database(fleet, "root", "root")
-        file.unlink()
-        without_log(file)
-        fleet.lab("kill", "root")
+        lose_roots_records(fleet)
         until(lambda: fleet.ask(lambda: places(fleet, "kept")) == before)
         fleet.until_greeted("kept")
-        assert {one["id"] for one in fleet.services("kept")} == {one["id"] for one in services}
+        found = fleet.services("kept")
+        assert [short(one) for one in found] == ["zero", "server", "none", "client"]
+        assert [identity(one) for one in found] == [identity(one) for one in services]
         (wanted,) = [one for one in services if one["name"].startswith("kept.t.server")]
         fleet.ask(lambda: fleet.root.post(f"/api/v1/services/{wanted['id']}/scale", {"instances": 5}))
-        found = fleet.until_ready("kept", 6)
-        assert max(one["number"] for one in found) == 4
+        ready = fleet.until_ready("kept", 6)
+        assert max(one["number"] for one in ready) == 4
+
+
+def test_no_request_fails_while_root_loses_its_records(fleet: Fleet) -> None:
+    address = "10.30.92.5"
+    sla = (
+        server(address, constraints=direct("c1")),
+        client(address, constraints=direct("c2", "w4")),
+    )
+    with fleet.application("far", *sla, counts={"server": 3, "client": 1}):
+        fleet.until_greeted("far")
+        before = places(fleet, "far")
+        fleet.oak.run("login", fleet.root.url, "--password", fleet.root_password)
+        fleet.oak.run("cluster", "cordon", "c2")
+        with requests(fleet, "w4", f"http://{address}/") as seen:
+            file = lose_roots_records(fleet)
+            until(lambda: fleet.ask(lambda: places(fleet, "far")) == before)
+            until(lambda: has_heard_of_all(file), 90)
+            fleet.until_greeted("far")
+        fleet.oak.run("login", fleet.root.url, "--password", fleet.root_password)
+        clusters = fleet.oak.json("cluster", "ls")
+        assert {one["name"]: one["availability"] for one in clusters} == {"c1": "active", "c2": "cordoned"}
+        fleet.oak.run("cluster", "uncordon", "c2")
+    assert seen.asked > 100
+    assert not seen.failed
 
 
 @pytest.mark.parametrize(("host", "tier"), [("root", "root"), ("c1", "cluster")])

@@ -66,6 +66,13 @@ class ForgetService:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetOrigin:
+    """Nothing of a service's application is left here."""
+
+    service: ServiceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrantSubnet:
     """A worker gets addresses, or more of them."""
 
@@ -156,5 +163,6 @@ Decision = (
     | Withdraw
     | Forget
     | ForgetService
+    | ForgetOrigin
     | GrantSubnet
 )

@@ -10,6 +10,7 @@ from oakestra.cluster.decisions import (
     Decision,
     Finish,
     Forget,
+    ForgetOrigin,
     ForgetService,
     Forgive,
     GrantSubnet,
@@ -23,6 +24,7 @@ from oakestra.cluster.decisions import (
     Withdraw,
 )
 from oakestra.cluster.ledger import as_asked
+from oakestra.cluster.render.former import with_former
 from oakestra.cluster.state import (
     Aside,
     ClusterState,
@@ -36,7 +38,7 @@ from oakestra.cluster.state import (
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceKey, Placement
 from oakestra.scheduling.elsewhere import added, without
-from oakestra.wire.native import ClusterAssignment, Version
+from oakestra.wire.native import ClusterAssignment, Version, service_of
 
 
 def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
@@ -48,8 +50,7 @@ def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
         known = state.services.get(spec.id)
         if known is None or known.revision <= spec.revision:
             state.services.put(spec.id, spec)
-    for origin in assignment.origins:
-        state.origins.put(origin.service, origin)
+    _accept_origins(state, assignment)
     for assigned in assignment.slots:
         fresh = SlotRecord(
             placed=assigned.placed,
@@ -67,7 +68,31 @@ def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
             state.slots.remove(slot_key(placed.slot))
     first, count = assignment.subnet_lease or (state.root.subnet_first, state.root.subnet_count)
     state.root = replace(state.root, applied=assignment.version, subnet_first=first, subnet_count=count)
-    state.remote = assignment
+    if assignment.availability:
+        state.root = replace(
+            state.root,
+            availability=assignment.availability,
+            availability_epoch=assignment.version.epoch,
+        )
+    state.remote = with_former(state.remote, assignment)
+
+
+def _accept_origins(state: ClusterState, assignment: ClusterAssignment) -> None:
+    """Record where services come from; what root's other records said of later revisions is kept, to be claimed.
+
+    What these records of root's told of an application, and no longer do, was deleted.
+    """
+    specs = service_of(assignment.services)
+    for origin in assignment.origins:
+        known, told = state.services.get(origin.service), origin.spec or specs.get(origin.service)
+        if known is None or told is None or known.revision <= told.revision:
+            state.origins.put(origin.service, origin)
+    applications = {origin.application.id for origin in assignment.origins}
+    services = {origin.service for origin in assignment.origins}
+    for origin in tuple(state.origins.values()):
+        same = origin.epoch == assignment.version.epoch and origin.application.id in applications
+        if same and origin.service not in services:
+            state.origins.remove(origin.service)
 
 
 def _accept_slot(state: ClusterState, placed: Placement, fresh: SlotRecord) -> None:
@@ -157,9 +182,8 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
                 state.slots.put(slot_key(key.slot), _without(current, key, reason))
         case Forget(worker=worker, key=key):
             state.withdrawals.remove(withdrawal_key(worker, key))
-        case ForgetService(service=service):
-            state.services.remove(service)
-            state.origins.remove(service)
+        case ForgetService() | ForgetOrigin():
+            _forget_service(state, decision)
         case GrantSubnet(worker=worker, index=index):
             known = state.workers[worker]
             granted = (*known.subnet_indexes, index)
@@ -183,6 +207,18 @@ def _annotated(record: SlotRecord, decision: Unplaceable | Remember | Finish) ->
             return replace(record, failed=added(record.failed, failed))
         case Finish(status=status):
             return replace(record, done=status)
+
+
+def _forget_service(state: ClusterState, decision: ForgetService | ForgetOrigin) -> None:
+    """Forget a service that has no instance here any more; as one of its application it may go on being known."""
+    service = decision.service
+    if isinstance(decision, ForgetOrigin):
+        state.origins.remove(service)
+        return
+    origin = state.origins.get(service)
+    if origin is not None and origin.spec is None:
+        state.origins.put(service, replace(origin, spec=state.services[service]))
+    state.services.remove(service)
 
 
 def _move(state: ClusterState, move: Move) -> None:

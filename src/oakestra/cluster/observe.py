@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from oakestra.cluster.state import ClusterState, SlotRecord, WithdrawalRecord, WorkerRecord, WorkerView
+from oakestra.cluster.state import (
+    ClusterState,
+    RootRecord,
+    SlotRecord,
+    WithdrawalRecord,
+    WorkerRecord,
+    WorkerView,
+)
 from oakestra.control.settled import same
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot, is_done
@@ -60,6 +67,8 @@ class Observed:
     root_epoch: int = 0
     """Of the store that root's last assignment came from."""
     origins: Mapping[ServiceId, Origin] = field(default_factory=dict)
+    former_availability: str = ""
+    """What other records of root's said of this cluster; empty when its present ones have said it."""
     root_applied: Version = field(default_factory=Version)
     """Root's assignment that these records follow."""
     unproven_s: Mapping[InstanceKey, float] = field(default_factory=dict)
@@ -128,6 +137,7 @@ def observe(
         root_known=state.root.applied != Version(),
         root_epoch=state.root.applied.epoch,
         origins=state.origins_by_service(),
+        former_availability=_former_availability(state.root),
         root_applied=state.root.applied,
         unproven_s=_unproven_s(state, now_s),
         relieved_since_s=relieved_since_s,
@@ -143,6 +153,10 @@ def observe(
         ),
         adopting=now_s < adopt_until_s,
     )
+
+
+def _former_availability(root: RootRecord) -> str:
+    return root.availability if root.availability_epoch != root.applied.epoch else ""
 
 
 def _lingering_s(

@@ -14,6 +14,7 @@ from oakestra.cluster.decisions import (
     Decision,
     Finish,
     Forget,
+    ForgetOrigin,
     ForgetService,
     GrantSubnet,
     Place,
@@ -311,9 +312,13 @@ def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:
                 yield GrantSubnet(worker=id, index=index)
 
 
-def _services_left(observed: Observed, gone: set[Withdrawn]) -> Iterator[ForgetService]:
+def _services_left(observed: Observed, gone: set[Withdrawn]) -> Iterator[ForgetService | ForgetOrigin]:
     used = {slot.service for slot in observed.slots}
     used |= {key.service for id, key in observed.withdrawals if (id, key) not in gone}
     used |= {key.service for worker in observed.workers.values() for key in worker.statuses}
     for service in sorted(observed.services.keys() - used):
         yield ForgetService(service=service)
+    applications = {observed.services[id].application_id for id in used & observed.services.keys()}
+    for service, origin in sorted(observed.origins.items()):
+        if origin.application.id not in applications:
+            yield ForgetOrigin(service=service)

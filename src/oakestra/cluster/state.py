@@ -175,6 +175,10 @@ class RootRecord:
     """Who root says that we are; empty before the first join."""
     subnet_first: int = 0
     subnet_count: int = 0
+    availability: str = ""
+    """Whether this cluster takes instances; empty: root never said."""
+    availability_epoch: int = 0
+    """Of the store of root's that said so."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -241,7 +245,7 @@ class ClusterState:
         self.memory = Memory()
         """Of instances that failed on some worker lately, as the last pass saw it; not kept."""
         self.remote: ClusterAssignment | None = None
-        """Root's last assignment, for what of it is not kept: instances and peers in other clusters."""
+        """Root's last assignment, for what of it is not written down: instances and peers in other clusters."""
         self.records.load()
         self.services_by_id = Index(self.services, lambda spec: spec.id)
         self.slots_by_slot = Index(self.slots, lambda record: record.placed.slot)

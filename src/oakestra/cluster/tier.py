@@ -137,7 +137,9 @@ class Cluster:
         self._settled = Settled(only_time_passed, resync_s=tuning.resync_s)
         self._resend: set[WorkerId] = set()
         self._copied = False
-        """These records are an older copy: a worker was told something of this epoch that they do not know."""
+        """These records are an older copy: a worker was told something by them, or by later ones, that they do not know."""
+        self._epoch_heard = 0
+        """The latest of which a worker told."""
         self._rendering = Rendering()
         self._reported: Observed | None = None
         """What the last report says."""
@@ -263,7 +265,7 @@ class Cluster:
         try:
             if channel is Channel.SET:
                 report = decode(payload, WorkerReport)
-                self._copied |= ahead(report.applied, self._version(worker))
+                self._compare(worker, report.applied)
                 if not outdated(view.report.version if view.report else None, report.version):
                     view.report = report
                     view.note_ready(self._clock.uptime_s())
@@ -283,7 +285,7 @@ class Cluster:
         view = self.state.view(worker)
         version = self._version(worker)
         if beat.applied != version:
-            self._copied |= ahead(beat.applied, version)
+            self._compare(worker, beat.applied)
             self._resend.add(worker)
             self._loop.wake()
         known = view.report.version if view.report else Version()
@@ -291,6 +293,11 @@ class Cluster:
         if beat.version != known or now_s - view.answered_s >= ANSWER_EVERY_S:
             view.answered_s = now_s
             self._down.send(worker, Channel.BEAT, encode(Beat(version=version, applied=known)))
+
+    def _compare(self, worker: WorkerId, applied: Version) -> None:
+        """Note whether a worker knows more than these records."""
+        self._copied |= ahead(applied, self._version(worker))
+        self._epoch_heard = max(self._epoch_heard, applied.epoch)
 
     def _version(self, worker: WorkerId) -> Version:
         """Return which assignment of a worker these records are at."""
@@ -361,7 +368,7 @@ class Cluster:
     async def _begin_anew(self) -> None:
         """Go on under a new epoch, and find out what runs before anything is placed."""
         logger.warning("these records are an older copy; workers are asked what they run")
-        self.state.records.renew(int(self._clock.wall_s()))
+        self.state.records.renew(max(int(self._clock.wall_s()), self._epoch_heard + 1))
         await self.state.commit()
         self._resend |= {record.id for record in self.state.workers.values()}
         self._adopt_until_s = self._clock.uptime_s() + self._tuning.adopt_s

@@ -39,6 +39,10 @@ class AddressPool:
         self._taken: set[str] = set()
         self._look()
 
+    def begin_at(self, number: int) -> None:
+        """Look for free addresses there first: what records that are gone gave to somebody is then hardly found."""
+        self._last = number % POOL_SIZE
+
     def keep(self, given: InstanceAddress) -> bool:
         """Count as taken what records that are gone had given to somebody; False if somebody else has it by now."""
         texts = _flat([given])

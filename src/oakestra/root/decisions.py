@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from oakestra.model.ids import ApplicationId, ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
-from oakestra.root.rebuild.plan import Decline, TakeOver
+from oakestra.root.rebuild.plan import Answer, Rebuilt
 from oakestra.root.rollout import Fail, Progress
 from oakestra.scheduling.elsewhere import Failed
 from oakestra.scheduling.placement import CandidateVerdict
@@ -164,8 +164,8 @@ Decision = (
     | Enlarge
     | SetAside
     | TakeBack
-    | TakeOver
-    | Decline
+    | Answer
+    | Rebuilt
     | Progress
     | Fail
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oakestra.model.ids import ClusterId, OrganizationId
+from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId
 from oakestra.model.instance import Placement
 from oakestra.model.service import InstanceAddress
 from oakestra.root.decisions import (
@@ -26,11 +26,12 @@ from oakestra.root.decisions import (
     Unplaceable,
     Withdraw,
 )
-from oakestra.root.rebuild.execute import take_over
-from oakestra.root.rebuild.plan import Decline, TakeOver
+from oakestra.root.rebuild.execute import rebuild
+from oakestra.root.rebuild.plan import Close, Decline, Learn, Rebuilt, TakeOver
 from oakestra.root.reconcile.execute import reconcile
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import (
+    BuriedRecord,
     Leaving,
     QuarantineRecord,
     Rollout,
@@ -44,6 +45,10 @@ from oakestra.root.state import (
 )
 from oakestra.scheduling.elsewhere import added, without
 from oakestra.wire.native import Version
+
+BURIED_MAX = 1000
+"""So many deleted services and applications are remembered: a cluster has to be away for long, and root to lose its
+records meanwhile, for one of them to matter."""
 
 QUARANTINE_S = 600.0
 """A released address rests so long: nobody may still send to it when it is given to another service."""
@@ -77,14 +82,15 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             _forget_service(state, state.services[service], now_wall_s)
         case ForgetApplication(application=application):
             state.applications.remove(application)
+            _bury(state, application, now_wall_s)
         case Enlarge(cluster=cluster, subnet_count=count):
             state.clusters.put(cluster, replace(state.clusters[cluster], subnet_count=count))
         case EndQuarantine(key=key):
             state.quarantine.remove(key)
         case SetAside() | TakeBack():
             reconcile(state, decision, now_wall_s=now_wall_s)
-        case TakeOver():
-            take_over(state, decision, now_wall_s=now_wall_s)
+        case Learn() | TakeOver() | Close() | Rebuilt():
+            rebuild(state, decision, now_wall_s=now_wall_s)
         case Decline(placed=placed, cluster=cluster, reason=reason):
             _end(state, placed, cluster, reason)
         case Progress() | Fail():
@@ -198,6 +204,14 @@ def _forget_service(state: RootState, service: ServiceRecord, now_wall_s: float)
         left = tuple(id for id in application.services if id != service.spec.id)
         state.applications.put(application.application.id, replace(application, services=left))
     state.services.remove(service.spec.id)
+    _bury(state, service.spec.id, now_wall_s)
+
+
+def _bury(state: RootState, id: ServiceId | ApplicationId, now_wall_s: float) -> None:
+    """Remember what is gone, so that a cluster that knows of it from other records does not bring it back."""
+    state.buried.put(id, BuriedRecord(id=id, since_wall_s=now_wall_s))
+    if len(state.buried) > BURIED_MAX:
+        state.buried.remove(min(state.buried, key=lambda key: state.buried[key].since_wall_s))
 
 
 def _quarantine_slot(state: RootState, slot: SlotRecord, now_wall_s: float) -> None:

@@ -65,6 +65,14 @@ def _why_end(observed: Observed, record: SlotRecord) -> str:
     return ""
 
 
+def lingers_s(observed: Observed) -> Iterator[float]:
+    """Yield for how much longer each earlier placement lingers; who has lingered for long enough waits for news, not for
+    a time."""
+    for at_s in observed.turned_since_s.values():
+        if (left_s := at_s + LINGER_S - observed.now_s) > 0:
+            yield left_s
+
+
 def _given_up(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> str:
     service = observed.services.get(record.slot.service)
     return given_up(cluster, service.spec) if service is not None else "its service is gone"
@@ -140,7 +148,7 @@ def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]
 def drained(observed: Observed, record: SlotRecord) -> str:
     """Say that a slot must leave its cluster because that is drained; nothing otherwise, or while it leaves another."""
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
-    draining = cluster is not None and cluster.record.availability is Availability.DRAINING
+    draining = cluster is not None and cluster.availability is Availability.DRAINING
     if cluster is None or not draining or record.turned:
         return ""
     return f"cluster {cluster.record.name} is drained"

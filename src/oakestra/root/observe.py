@@ -10,6 +10,8 @@ from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, Service
 from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.root.state import (
     ApplicationRecord,
+    Availability,
+    BuriedRecord,
     ClusterRecord,
     Refused,
     RolloutState,
@@ -24,6 +26,10 @@ from oakestra.scheduling.elsewhere import Memory, remember
 from oakestra.scheduling.lingering import since
 from oakestra.scheduling.liveness import Liveness, Patience, judge, patience_ended, silence_s
 from oakestra.wire.native import Aggregate, Claim, Version, WorkerSummary
+
+REBUILT_AFTER_S = 60.0
+"""Clusters have so long to tell a root whose records are new what they hold: as long as one may be lost before its
+instances are placed elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +51,24 @@ class ClusterSeen:
     exhausted: Mapping[Placement, str]
     """What fails there, how, and no other worker there would take."""
     claims: tuple[Claim, ...]
+    told: bool
+    """It has told these records what it holds: what it claims counts, and it may be given something."""
+    former_availability: str
+    """What other records said of it, as it claims; empty when these have said something themselves."""
     aggregates: tuple[Aggregate, ...]
     workers: tuple[WorkerSummary, ...]
+
+    @property
+    def availability(self) -> Availability:
+        """Whether it takes instances: what it claims goes for as long as nothing else was said."""
+        former = self.former_availability
+        return Availability(former) if former in set(Availability) else self.record.availability
+
+    @property
+    def vouches(self) -> bool:
+        """Whether it has told of everything that runs there."""
+        heard = all(worker.live or worker.liveness == Liveness.LOST.value for worker in self.workers)
+        return self.told and self.complete and heard
 
     @property
     def room(self) -> Room:
@@ -69,6 +91,8 @@ class Observed:
     organizations: Mapping[OrganizationId, str]
     """Their names."""
     withdrawals: Mapping[Placement, WithdrawalRecord]
+    buried: Mapping[ServiceId | ApplicationId, BuriedRecord]
+    """What was deleted and is gone."""
     clusters: Mapping[ClusterId, ClusterSeen]
     refused: Mapping[tuple[Slot, ClusterId], Refused]
     """Clusters that could not take a slot, as long as nothing changed there: a slot is not sent in circles."""
@@ -80,6 +104,8 @@ class Observed:
     """Of every update under way, since when it is as it is."""
     quarantined: Mapping[str, float]
     """Wall time at which each released address may be used again."""
+    new_for_s: float | None
+    """For how long these records have been new; None: for so long that clusters have told what they hold."""
     now_wall_s: float
     now_s: float
 
@@ -94,7 +120,12 @@ class Observed:
 
 
 def observe(
-    state: RootState, *, now_s: float, now_wall_s: float, since_s: float, lost_after_s: float
+    state: RootState,
+    *,
+    now_s: float,
+    now_wall_s: float,
+    since_s: float,
+    lost_after_s: float,
 ) -> Observed:
     """Return root's world as it is now. `since_s` is when this process started."""
     slots = state.slots_by_slot()
@@ -109,6 +140,7 @@ def observe(
         slots=slots,
         organizations={record.id: record.name for record in state.organizations.values()},
         withdrawals=state.withdrawals_by_placement(),
+        buried=state.buried_by_id(),
         clusters=clusters,
         refused=_refused(state.refused, slots, clusters),
         memory=remember(
@@ -121,6 +153,7 @@ def observe(
         ),
         standing=_standing(state, now_s),
         quarantined={key: record.until_wall_s for key, record in state.quarantine.items()},
+        new_for_s=None if state.rebuilt else now_s - max(since_s, state.renewed_s),
         now_wall_s=now_wall_s,
         now_s=now_s,
     )
@@ -146,6 +179,8 @@ def _seen(
     report = view.report if view else None
     last_seen_s = view.last_seen_s if view else None
     silent_s = silence_s(last_seen_s, since_s=since_s, now_s=now_s)
+    told = report is not None and report.applied.epoch == state.records.epoch
+    said = record.availability_epoch == state.records.epoch
     return ClusterSeen(
         record=record,
         liveness=judge(silent_s, Patience(suspect_after_s=lost_after_s * 2 / 3, lost_after_s=lost_after_s)),
@@ -158,7 +193,9 @@ def _seen(
         successors=report.successors if report else (),
         refusals={refusal.placed: refusal.reason for refusal in report.refusals} if report else {},
         exhausted={one.placed: one.reason for one in report.exhausted} if report else {},
-        claims=report.claims if report else (),
+        claims=report.claims if report and told else (),
+        told=told,
+        former_availability=report.availability if report and told and not said else "",
         aggregates=report.aggregates if report else (),
         workers=report.workers if report else (),
     )
@@ -183,7 +220,7 @@ def _refused(
     return still
 
 
-_TIMELY = {"clusters", "memory", "standing", "quarantined", "now_s", "now_wall_s"}
+_TIMELY = {"clusters", "memory", "standing", "quarantined", "new_for_s", "now_s", "now_wall_s"}
 _TIMELESS = tuple(one.name for one in fields(Observed) if one.name not in _TIMELY)
 _TIMELESS_OF_A_CLUSTER = tuple(one.name for one in fields(ClusterSeen) if one.name != "silent_s")
 
@@ -194,6 +231,8 @@ def only_time_passed(before: Observed, now: Observed, *, grace_s: float) -> bool
     return (
         not now.standing
         and not now.turned_since_s
+        and (before.new_for_s is None) == (now.new_for_s is None)
+        and (now.new_for_s or 0.0) < REBUILT_AFTER_S
         and same(before, now, _TIMELESS)
         and before.memory.means(now.memory)
         and before.clusters.keys() == now.clusters.keys()

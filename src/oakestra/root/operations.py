@@ -22,6 +22,7 @@ from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot, is_done
 from oakestra.model.service import Application, InstanceAddress, ServiceAddresses
 from oakestra.root.execute import rolled_back
+from oakestra.root.rebuild.numbers import holds, joined
 from oakestra.root.state import (
     ApplicationRecord,
     Availability,
@@ -36,6 +37,7 @@ from oakestra.root.state import (
 )
 from oakestra.root.users.access import Principal
 from oakestra.store.event_log import EventLog
+from oakestra.wire.native import NumberRange
 from oakestra.wire.sla import (
     Microservice,
     Sla,
@@ -292,7 +294,9 @@ class Operations:
         record = self._cluster(id)
         if availability not in set(Availability):
             raise Invalid(f"availability: expected one of {', '.join(Availability)}, found {availability!r}")
-        changed = replace(record, availability=Availability(availability))
+        changed = replace(
+            record, availability=Availability(availability), availability_epoch=self._state.records.epoch
+        )
         self._state.clusters.put(record.id, changed)
         if changed.availability is not record.availability:
             self._tell(f"cluster {record.name} is {availability}, as {asker.name} asked", subject=record.name)
@@ -338,11 +342,10 @@ class Operations:
             raise NotFound(f"{service.spec.name} never had an instance {number}")
         if number == ALL:
             self._tell_scaled(asker, service, 0)
-        for record in self._wanted(service):
-            if number in (ALL, record.slot.number):
-                self._release(record)
-            if number == record.slot.number:
-                self._tell(f"instance {number} was removed by {asker.name}", service, slot=number)
+        elif any(record.slot.number == number for record in self._wanted(service)):
+            self._tell(f"instance {number} was removed by {asker.name}", service, slot=number)
+        # also those numbers whose instances nobody has told these records of, if they are new
+        self._release(service, (0, service.next_slot) if number == ALL else (number, number + 1))
         await self._commit("instance removed", asker, service=id, instance=number)
 
     async def scale(self, asker: Principal, id: str, instances: int) -> tuple[Slot, ...]:
@@ -354,8 +357,7 @@ class Operations:
         self._must_have_room(service, instances)
         wanted = self._wanted(service)
         self._tell_scaled(asker, service, instances)
-        for record in wanted[instances:]:
-            self._release(record)
+        self._release(service, *((one.slot.number, one.slot.number + 1) for one in wanted[instances:]))
         kept = [record.slot for record in wanted[:instances]]
         while len(kept) < instances:
             kept.append(self._add_slot(self._state.services[service.spec.id]))
@@ -412,9 +414,10 @@ class Operations:
                 )
 
     def _bury(self, service: ServiceRecord) -> None:
-        for record in self._wanted(service):
-            self._release(record)
-        self._state.services.put(service.spec.id, replace(service, deleted=True))
+        self._release(service, (0, service.next_slot))
+        self._state.services.put(
+            service.spec.id, replace(self._state.services[service.spec.id], deleted=True)
+        )
 
     def _add_slot(self, service: ServiceRecord) -> Slot:
         slot = Slot(service.spec.id, service.next_slot)
@@ -427,8 +430,13 @@ class Operations:
         )
         return slot
 
-    def _release(self, record: SlotRecord) -> None:
-        self._state.slots.put(slot_key(record.slot), replace(record, wanted=False))
+    def _release(self, service: ServiceRecord, *numbers: NumberRange) -> None:
+        gone = joined(numbers)
+        removed = joined(service.removed, gone)
+        self._state.services.put(service.spec.id, replace(service, removed=removed))
+        for record in self._wanted(service):
+            if holds(gone, record.slot.number):
+                self._state.slots.put(slot_key(record.slot), replace(record, wanted=False))
 
     def _tell(
         self, what: str, service: ServiceRecord | None = None, *, slot: int = -1, subject: str = ""

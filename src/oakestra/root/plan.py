@@ -40,7 +40,7 @@ from oakestra.root.moves import (
     still_serving,
 )
 from oakestra.root.observe import ClusterSeen, Observed
-from oakestra.root.rebuild.plan import TakeOver, claims
+from oakestra.root.rebuild.plan import TakeOver, claims, rebuilt
 from oakestra.root.reconcile.plan import called_off, is_set_aside, returned
 from oakestra.root.rollout import rollouts
 from oakestra.root.state import Availability, SlotRecord, WithdrawalRecord
@@ -63,13 +63,14 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
     """
     gone = tuple(_gone(observed))
     answered = tuple(claims(observed))
-    taken = {decision.placed.slot for decision in answered if isinstance(decision, TakeOver)}
+    taken = {decision.holder.placed.slot for decision in answered if isinstance(decision, TakeOver)}
     ledger = _Ledger(observed)
     return (
         *gone,
         *forgiven(observed),
         *answered,
         *(decision for decision in _changes(observed, ledger) if _slot_of(decision) not in taken),
+        *rebuilt(observed),
         *_enlargements(observed),
         *rollouts(observed),
         *_tombstones(observed, {decision.placed for decision in gone}),
@@ -257,9 +258,9 @@ def _unusable(cluster: ClusterSeen) -> str:
         return "lost"
     if cluster.liveness is Liveness.SUSPECT:
         return "has not been heard of for a while"
-    if cluster.record.availability is not Availability.ACTIVE:
-        return cluster.record.availability.value
-    if not cluster.reported:
+    if cluster.availability is not Availability.ACTIVE:
+        return cluster.availability.value
+    if not cluster.told:
         return "has not reported yet"
     return ""
 

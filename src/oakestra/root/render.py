@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from oakestra.model.address import Peer, worker_subnet
-from oakestra.model.ids import ClusterId, OrganizationId, WorkerId
+from oakestra.model.ids import ClusterId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, is_done
 from oakestra.model.service import InstanceAddress
 from oakestra.root.observe import Observed
@@ -44,9 +44,10 @@ def cluster_assignments(observed: Observed) -> dict[ClusterId, ClusterAssignment
     withdrawn: defaultdict[ClusterId, list[Placement]] = defaultdict(list)
     for placed, withdrawal in sorted(observed.withdrawals.items()):
         withdrawn[withdrawal.cluster].append(placed)
-    remote = _Remote(observed)
+    remote, origins = _Remote(observed), _Origins(observed)
     return {
-        id: _assignment(observed, id, held[id], withdrawn[id], remote) for id in sorted(observed.clusters)
+        id: _assignment(observed, id, held[id], withdrawn[id], remote, origins)
+        for id in sorted(observed.clusters)
     }
 
 
@@ -56,17 +57,20 @@ def _assignment(
     held: list[AssignedSlot],
     withdrawn: list[Placement],
     remote: _Remote,
+    origins: _Origins,
 ) -> ClusterAssignment:
     services = sorted({assigned.placed.service for assigned in held})
     tenants = {observed.services[service].spec.tenant for service in services}
     elsewhere = remote.present(tenants, besides=id)
-    seen = observed.clusters[id].record
+    cluster = observed.clusters[id]
+    seen = cluster.record
     return ClusterAssignment(
         version=Version(),
         services=tuple(observed.services[service].spec for service in services),
         slots=tuple(held),
         withdrawn=tuple(withdrawn),
-        origins=tuple(_origin(observed, observed.services[service]) for service in services),
+        origins=tuple(origins.of(services)),
+        availability=seen.availability.value if cluster.told and seen.availability_epoch else "",
         subnet_lease=(seen.subnet_first, seen.subnet_count),
         remote_services=tuple(
             observed.services[service].spec
@@ -74,7 +78,18 @@ def _assignment(
         ),
         remotes=tuple(_instance(one) for one in elsewhere),
         peers=tuple(remote.peers(elsewhere)),
+        heard=_heard(observed, id),
     )
+
+
+def _heard(observed: Observed, asker: ClusterId) -> tuple[ClusterId, ...] | None:
+    """Return which other clusters these records have heard of, as long as they are new: what the asker needs of them is
+    known once it has told itself what it holds."""
+    if observed.new_for_s is None:
+        return None
+    if not observed.clusters[asker].told:
+        return ()
+    return tuple(id for id, one in sorted(observed.clusters.items()) if one.vouches and id != asker)
 
 
 def _assigned(observed: Observed, record: SlotRecord, placed: Placement) -> AssignedSlot:
@@ -87,15 +102,46 @@ def _assigned(observed: Observed, record: SlotRecord, placed: Placement) -> Assi
     return AssignedSlot(placed=placed, address=record.address, seen_on=seen_on, turned=turned, done=done)
 
 
-def _origin(observed: Observed, service: ServiceRecord) -> Origin:
-    spec = service.spec
-    return Origin(
-        service=spec.id,
-        application=observed.applications[spec.application_id].application,
-        organization=observed.organizations.get(spec.tenant, ""),
-        document=service.document,
-        next_slot=service.next_slot,
-    )
+class _Origins:
+    """Where services come from, worked out once for all clusters."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+        self._positions: dict[ServiceId, int] = {
+            service: position
+            for record in observed.applications.values()
+            for position, service in enumerate(record.services)
+        }
+
+    def of(self, services: Sequence[ServiceId]) -> Iterator[Origin]:
+        """Yield the origin of these services, and of every other one of their applications."""
+        observed = self._observed
+        here = set(services)
+        applications = {observed.services[service].spec.application_id for service in services}
+        siblings = {
+            service
+            for application in applications
+            for service in observed.applications[application].services
+            if service in observed.services and not observed.services[service].deleted
+        }
+        for service in sorted(here | siblings):
+            yield self._origin(observed.services[service], here=service in here)
+
+    def _origin(self, service: ServiceRecord, *, here: bool) -> Origin:
+        spec = service.spec
+        record = self._observed.applications[spec.application_id]
+        return Origin(
+            service=spec.id,
+            application=record.application,
+            organization=self._observed.organizations.get(spec.tenant, ""),
+            document=service.document,
+            next_slot=service.next_slot,
+            removed=service.removed,
+            position=self._positions.get(spec.id, 0),
+            created_wall_s=record.created_wall_s,
+            spec=None if here else spec,
+            epoch=self._observed.epoch,
+        )
 
 
 class _Remote:
@@ -173,4 +219,5 @@ def _instance(present: _Present) -> RemoteInstance:
         instance=present.record.address,
         namespace=present.status.namespace,
         ready=present.serves,
+        cluster=present.cluster,
     )

@@ -10,6 +10,7 @@ from oakestra.control.entropy import Entropy
 from oakestra.identity.passwords import Passwords
 from oakestra.identity.tokens import Tokens
 from oakestra.model.errors import Unavailable
+from oakestra.root.addresses import POOL_SIZE
 from oakestra.root.api import endpoints
 from oakestra.root.api.reach import Reach
 from oakestra.root.api.views import Views
@@ -48,6 +49,7 @@ async def run(config: RootConfig) -> None:
         down,
         clock=clock,
         ids=entropy.stream("ids"),
+        first_address=entropy.stream("addresses").randrange(POOL_SIZE),
         tuning=Tuning(lost_after_s=config.cluster_lost_after_s, resync_s=config.resync_s),
     )
     passwords = Passwords()

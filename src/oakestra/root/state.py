@@ -23,7 +23,7 @@ from oakestra.scheduling.elsewhere import Failed, Memory
 from oakestra.scheduling.placement import CandidateVerdict
 from oakestra.store import Store
 from oakestra.store.records import Index, Records
-from oakestra.wire.native import ClusterReport
+from oakestra.wire.native import ClusterReport, NumberRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,10 @@ class ApplicationRecord:
     extra: dict[str, Any] = field(default_factory=dict)
     """Keys of the SLA that we keep without understanding them."""
     created_wall_s: float = 0.0
+
+
+REBUILT = "rebuilt"
+"""The setting that keeps the last epoch of which clusters had the time to tell what they hold."""
 
 
 class Availability(StrEnum):
@@ -120,6 +124,16 @@ class ServiceRecord:
     rollout: Rollout | None = None
     earlier: Earlier | None = None
     """What a rollback goes back to."""
+    removed: tuple[NumberRange, ...] = ()
+    """Numbers that users took away: a cluster that comes back late does not bring them back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuriedRecord:
+    """A service or application that was deleted and is gone."""
+
+    id: ServiceId | ApplicationId
+    since_wall_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +272,8 @@ class ClusterRecord:
     """First worker subnet index leased to it."""
     subnet_count: int = SUBNETS_LEASED
     availability: Availability = Availability.ACTIVE
+    availability_epoch: int = 0
+    """Of the records that `availability` was set in, or taken over to; 0: nobody ever said."""
     generation: int = 0
     """Of the assignment last rendered for it."""
     assignment_digest: str = ""
@@ -339,10 +355,14 @@ class RootState:
         """By `placement_key`."""
         self.clusters = self.records.table("clusters", ClusterRecord)
         self.quarantine = self.records.table("quarantine", QuarantineRecord)
+        self.buried = self.records.table("buried", BuriedRecord)
+        """By id; the newest only."""
         self.settings = self.records.table("settings", str)
         self.events = self.records.table("events", Event)
         """The newest only; `store.event_log` keeps them few."""
         self.views: dict[ClusterId, ClusterView] = {}
+        self.renewed_s = float("-inf")
+        """When these records turned out to be an older copy, by `uptime_s`; memory only."""
         self.standing: Mapping[ServiceId, Standing] = {}
         """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
         self.turned_since_s: Mapping[Slot, float] = {}
@@ -359,7 +379,13 @@ class RootState:
         self.applications_by_id = Index(self.applications, lambda record: record.application.id)
         self.services_by_id = Index(self.services, lambda record: record.spec.id)
         self.slots_by_slot = Index(self.slots, lambda record: record.slot)
+        self.buried_by_id = Index(self.buried, lambda record: record.id)
         self.withdrawals_by_placement = Index(self.withdrawals, lambda record: record.placed)
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether clusters had the time to tell these records, since they are new, what they hold."""
+        return self.settings.get(REBUILT) == str(self.records.epoch)
 
     async def commit(self) -> None:
         """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""

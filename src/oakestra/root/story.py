@@ -117,9 +117,9 @@ def _of_what_runs(decision: SetAside | TakeBack | TakeOver, observed: Observed, 
             return _about(slot, EventKind.SET_ASIDE, reason, names.get(cluster, cluster), placement)
         case TakeBack(slot=slot, cluster=cluster, status=status, reason=reason):
             return _about(slot, EventKind.ADOPTED, reason, names.get(cluster, cluster), status.key.placement)
-        case TakeOver(placed=placed, cluster=cluster):
+        case TakeOver(holder=holder):
             reason = "taken over: root lost the records that put it there"
-            name = names.get(cluster, cluster)
+            placed, name = holder.placed, names.get(holder.cluster, holder.cluster)
             return _about(placed.slot, EventKind.ADOPTED, reason, name, placed.placement)
 
 

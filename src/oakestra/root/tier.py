@@ -22,13 +22,13 @@ from oakestra.root import story
 from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
-from oakestra.root.moves import CLUSTER_GRACE_S
-from oakestra.root.observe import Observed, observe, only_time_passed
+from oakestra.root.moves import CLUSTER_GRACE_S, lingers_s
+from oakestra.root.observe import REBUILT_AFTER_S, Observed, observe, only_time_passed
 from oakestra.root.plan import plan, remedies
+from oakestra.root.rebuild.execute import begin_anew
 from oakestra.root.render import cluster_assignments
 from oakestra.root.rollout import next_deadline_s
 from oakestra.root.state import ClusterRecord, ClusterView, RootState
-from oakestra.scheduling.lingering import LINGER_S
 from oakestra.scheduling.liveness import Liveness
 from oakestra.store import Store
 from oakestra.store.event_log import EventLog
@@ -72,8 +72,18 @@ class Tuning:
 class Root:
     """The top tier. `run` makes passes until cancelled; everything else records and wakes."""
 
-    def __init__(self, store: Store, down: Link, *, clock: Clock, ids: Random, tuning: Tuning) -> None:
+    def __init__(
+        self,
+        store: Store,
+        down: Link,
+        *,
+        clock: Clock,
+        ids: Random,
+        first_address: int,
+        tuning: Tuning,
+    ) -> None:
         self.state = RootState(store)
+        self.state.pool.begin_at(first_address)
         self.events = EventLog(self.state.events)
         self._liveness: Mapping[ClusterId, Liveness] = {}
         self._names: story.Names = {}
@@ -87,7 +97,9 @@ class Root:
         self._resent_s: dict[ClusterId, float] = {}
         self._answered_s: dict[ClusterId, float] = {}
         self._copied = False
-        """These records are an older copy: a cluster was told something of this epoch that they do not know."""
+        """These records are an older copy: a cluster was told something by them, or by later ones, that they do not know."""
+        self._epoch_heard = 0
+        """The latest of which a cluster told."""
         self._alike = partial(only_time_passed, grace_s=CLUSTER_GRACE_S)
         self._settled = Settled(self._alike, resync_s=tuning.resync_s)
         self._rendered: Observed | None = None
@@ -170,7 +182,7 @@ class Root:
         try:
             if channel is Channel.SET:
                 report = decode(payload, ClusterReport)
-                self._copied |= ahead(report.applied, self._version(cluster))
+                self._compare(cluster, report.applied)
                 if not outdated(view.report.version if view.report else None, report.version):
                     view.report = report
                 self._loop.wake()
@@ -191,7 +203,7 @@ class Root:
     def _beaten(self, cluster: ClusterId, view: ClusterView, beat: Beat) -> None:
         version = self._version(cluster)
         if beat.applied != version:
-            self._copied |= ahead(beat.applied, version)
+            self._compare(cluster, beat.applied)
             self._resend.add(cluster)
             self._loop.wake()
         known = view.report.version if view.report else Version()
@@ -199,6 +211,11 @@ class Root:
         if beat.version != known or now_s - self._answered_s.get(cluster, 0.0) >= ANSWER_EVERY_S:
             self._answered_s[cluster] = now_s
             self._down.send(cluster, Channel.BEAT, encode(Beat(version=version, applied=known)))
+
+    def _compare(self, cluster: ClusterId, applied: Version) -> None:
+        """Note whether a cluster knows more than these records."""
+        self._copied |= ahead(applied, self._version(cluster))
+        self._epoch_heard = max(self._epoch_heard, applied.epoch)
 
     def _version(self, cluster: ClusterId) -> Version:
         """Return which assignment of a cluster these records are at."""
@@ -258,8 +275,9 @@ class Root:
     async def _begin_anew(self) -> None:
         """Go on under a new epoch, so that clusters claim what these records do not know."""
         logger.warning("these records are an older copy; clusters are asked for what came after it")
-        self.state.records.renew(int(self._clock.wall_s()))
+        begin_anew(self.state, max(int(self._clock.wall_s()), self._epoch_heard + 1))
         await self.state.commit()
+        self.state.renewed_s = self._clock.uptime_s()
         reach(Point.ROOT_BEGUN_ANEW)
         self._resend |= {record.id for record in self.state.clusters.values()}
         self._copied = False
@@ -292,10 +310,16 @@ class Root:
         )
 
     def _render(self, observed: Observed) -> dict[ClusterId, bytes]:
-        """Stamp every cluster's assignment and return those that must be sent: changed, or shown to be missed."""
+        """Stamp every cluster's assignment and return those that must be sent: changed, or shown to be missed.
+
+        Nothing new is said to a cluster before it has said what it was told last: that these records are an older copy
+        shows in its having been told more.
+        """
         now_s = self._clock.uptime_s()
         payloads: dict[ClusterId, bytes] = {}
         for cluster, assignment in cluster_assignments(observed).items():
+            if self.state.clusters[cluster].generation and not self._has_spoken(cluster):
+                continue
             version, changed = stamp(self.state, cluster, digest(assignment))
             resent_s = self._resent_s.get(cluster, float("-inf"))
             missed = cluster in self._resend and now_s - resent_s >= RESEND_EVERY_S
@@ -305,6 +329,10 @@ class Root:
                 self._resent_s[cluster] = now_s
                 self._resend.discard(cluster)
         return payloads
+
+    def _has_spoken(self, cluster: ClusterId) -> bool:
+        view = self.state.views.get(cluster)
+        return view is not None and view.last_seen_s is not None
 
     def _next_deadline_s(self, observed: Observed, *, busy: bool) -> float | None:
         if busy:
@@ -317,8 +345,10 @@ class Root:
         rolling_s = next_deadline_s(observed)
         if rolling_s is not None:
             due.append(rolling_s)
-        due += [at_s + LINGER_S - observed.now_s for at_s in observed.turned_since_s.values()]
+        due += lingers_s(observed)
         due += observed.memory.due_s
+        if observed.new_for_s is not None:
+            due.append(REBUILT_AFTER_S - observed.new_for_s)
         if self._resend:
             due.append(RESEND_EVERY_S)
         return max(min(due), 0.01) if due else None

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from oakestra.model.service import Reconcile, ServiceSpec
+from oakestra.model.service import InstanceAddress, Reconcile, ServiceSpec
+from oakestra.root.observe import REBUILT_AFTER_S
 from oakestra.simulation.checkers import spec_of, unsettled
 from oakestra.simulation.world import World
 
@@ -16,6 +17,8 @@ CUT_S = 40.0
 RESTART_MAX_S = 1.5
 """A supervisor is quicker than this: with two seconds between beats, a worker is not called lost meanwhile."""
 BLINK_S = 2.0
+LATE_S = 10.0
+LOOK_EVERY_S = 0.05
 JUMP_MAX_S = 7200.0
 
 
@@ -72,10 +75,37 @@ async def _loss_of_a_clusters_store(world: World, random: Random) -> None:
 
 
 async def _loss_of_roots_store(world: World, random: Random) -> None:
-    """Let root forget everything: it takes over what clusters hold. Which clusters were drained is lost with it."""
-    del random
-    if not world.closed.keys() & world.clusters.keys():
-        await world.lose_root()
+    """Let root forget everything: it takes over what clusters hold, and which of them were drained.
+
+    One of them is heard late. Whoever was led to an instance is led there all the while, and after that.
+    """
+    late = world.clusters[random.choice([name for name, host in world.clusters.items() if host.alive])]
+    before = _led(world)
+    world.cut(late, world.root)
+    await world.lose_root()
+    world.root.start()
+    mend_s = world.now_s + random.uniform(0, LATE_S)
+    missed: set[tuple[str, str]] = set()
+    until_s = world.now_s + REBUILT_AFTER_S + LATE_S
+    while world.now_s < until_s:
+        await asyncio.sleep(LOOK_EVERY_S)
+        if world.now_s >= mend_s:
+            world.mend(late, world.root)
+            mend_s = float("inf")
+        now = _led(world)
+        missed |= {place for place in before if before[place] - now.get(place, set())}
+    for name, address in sorted(missed):
+        world.complain(f"on {name} {address} did not lead to all its instances while root had lost its state")
+
+
+def _led(world: World) -> dict[tuple[str, str], set[InstanceAddress]]:
+    """Return what every service address leads to on every worker."""
+    return {
+        (name, route.address.v4): {backend.address for backend in route.backends}
+        for name, worker in world.workers.items()
+        if worker.reachable
+        for route in worker.kept.kernel.overlay.routes
+    }
 
 
 async def _loss_of_a_workers_state(world: World, random: Random) -> None:

@@ -81,6 +81,11 @@ class Chaos:
             case Event.STATE_LOST:
                 keepers: list[ClusterHost | WorkerHost] = [*self._world.clusters.values()]
                 await self._lose(self._any([*keepers, *self._world.workers.values()]))
+            case Event.ROOT_COPIED:
+                self._world.say("somebody copies root's records")
+                self._world.root.copy_store()
+            case Event.ROOT_LOST:
+                await self._lose_root()
             case Event.CLOCK_JUMP:
                 self._jump(self._any(list(self._world.hosts.values())))
             case Event.CLOSED:
@@ -122,6 +127,12 @@ class Chaos:
         else:
             host.lose_state()
         self._undo_later(lambda: self._started(host))
+
+    async def _lose_root(self) -> None:
+        world = self._world
+        copied = world.root.copy is not None
+        await world.lose_root(older=copied and self._random.random() < 0.5)  # noqa: PLR2004 - a coin
+        self._undo_later(lambda: self._started(world.root))
 
     async def _started(self, host: Host) -> None:
         self._world.say(f"start {host.name}")

@@ -22,10 +22,11 @@ from oakestra.root.state import ServiceRecord, SlotRecord, slot_key
 from oakestra.scheduling.placement import Choice, choose_worker
 from oakestra.scheduling.request import Request, WorkerCandidate
 from oakestra.simulation.hosts import ClusterHost, WorkerHost
+from oakestra.simulation.losing import Kept, kept_by_cluster
 from oakestra.simulation.world import World
 from oakestra.worker.execute import ADDRESS_LABEL, KEY_LABEL, SPEC_LABEL
 
-DRAINING = Availability.DRAINING
+ACTIVE, DRAINING = Availability.ACTIVE, Availability.DRAINING
 
 
 def key_of(seen: ContainerSeen) -> InstanceKey:
@@ -77,12 +78,31 @@ def unsafe(world: World) -> Iterator[str]:
 
 
 def _unlike_what_was_said(world: World) -> Iterator[str]:
-    """What root acknowledged is on its disk; once that was lost, as soon as it was taken over from clusters."""
-    wrong = world.user.check(*durable(world))
-    if not world.root.forgot:
-        yield from wrong
-    elif not wrong:
-        world.root.forgot = False
+    """What root acknowledged is on its disk; once that was lost, nothing comes back that nobody had written down."""
+    yield from world.user.check(*durable(world))
+    for name, kept in world.root.owed.items():
+        cluster = world.clusters[name]
+        if not world.has_told(cluster):
+            world.root.owed[name] = kept.both(kept_by_cluster(cluster.disk))
+
+
+def _not_known_again(world: World) -> Iterator[str]:
+    """What clusters have written down, root knows again, and whether they take instances."""
+    root = world.root.tier
+    assert root is not None, "asked only when root is up"
+    for name, cluster in world.clusters.items():
+        if not cluster.alive:
+            continue
+        record = root.state.clusters.get(cluster.id)
+        if record is None or not world.has_told(cluster):
+            yield f"{name} has not told root what it holds"
+            continue
+        said, wanted = record.availability, world.closed.get(name, ACTIVE)
+        if said != wanted:
+            yield f"root believes that {name} is {said}, it was told {wanted}"
+        missing = world.user.missing(world.root.owed.get(name, Kept()))
+        yield from (f"root forgot {named.name}" for named in missing.services.values())
+        yield from (f"root forgot {slot}" for slot in sorted(missing.slots))
 
 
 def _over_capacity(world: World) -> Iterator[str]:
@@ -146,7 +166,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._orders: dict[Slot, tuple[int, ...]] = {}
-        self._epoch = world.root.disk.epoch
+        self._store = self._roots_store()
         self._seen: dict[tuple[str, int], str] = {}
 
     def look(self) -> Iterator[str]:
@@ -156,8 +176,8 @@ class Watch:
         self._tell()
 
     def _backwards(self) -> Iterator[str]:
-        if self._epoch != self._world.root.disk.epoch:
-            self._epoch = self._world.root.disk.epoch
+        if self._store != self._roots_store():
+            self._store = self._roots_store()
             self._orders.clear()
         for record in durable(self._world)[1]:
             before = self._orders.get(record.slot, ())
@@ -174,6 +194,9 @@ class Watch:
             self._orders[record.slot] = now
             if record.status is not None and record.status.ready and record.status.phase is not Phase.RUNNING:
                 yield f"{record.slot} is called ready, and is {record.status.phase.name}"
+
+    def _roots_store(self) -> tuple[int, int]:
+        return self._world.root.stores, self._world.root.disk.epoch
 
     def _tell(self) -> None:
         now = {
@@ -204,9 +227,7 @@ def unsettled(world: World, *, resting: bool = False) -> Iterator[str]:
     if root is None:
         yield "root is not up"
         return
-    if world.root.forgot:
-        yield "root has not taken over what clusters hold"
-        return
+    yield from _not_known_again(world)
     yield from _tombstones(world)
     yield from _subnets_of_two([worker for worker in world.workers.values() if worker.reachable])
     rightful: dict[str, set[InstanceKey]] = {n: set() for n, w in world.workers.items() if w.reachable}

@@ -15,8 +15,6 @@ from importlib import resources
 from random import Random
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import msgspec
-
 from oakestra.cluster.tier import Cluster
 from oakestra.cluster.tier import Tuning as ClusterTuning
 from oakestra.control.clock import LoopClock
@@ -24,17 +22,17 @@ from oakestra.control.entropy import Entropy
 from oakestra.control.failpoints import Point
 from oakestra.model.container import ContainerState
 from oakestra.model.errors import OakestraError, Unavailable
-from oakestra.model.ids import ClusterId, ServiceId, WorkerId
-from oakestra.model.instance import Slot
+from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.model.machine import Capacity, MachineUsage
 from oakestra.network.fake import FakeKernel, FakeNetwork
+from oakestra.root.addresses import POOL_SIZE
 from oakestra.root.operations import Operations
-from oakestra.root.state import ServiceRecord, SlotRecord
 from oakestra.root.tier import Root
 from oakestra.root.tier import Tuning as RootTuning
 from oakestra.runtime import ContainerSpec
 from oakestra.runtime.fake import FakeHost, FakeRuntime
 from oakestra.simulation.faults import Faults
+from oakestra.simulation.losing import Kept
 from oakestra.simulation.process import Process
 from oakestra.store.fake import Disk, FakeCell, FakeStore
 from oakestra.store.sqlite import SCHEMAS
@@ -149,20 +147,29 @@ class Keeper(Host):
         self.disk = Disk({table: {} for table in schema_tables(self.TIER)}, epoch=1)
         self.copy: Disk | None = None
         """Its records as they were when somebody last made a copy."""
+        self.stores = 1
+        """How many it has had."""
+        self._epoch = 1
+        """The latest that any of them had."""
 
     def lose_store(self) -> None:
         """Let its records be gone, as after a new disk. Only while its process is dead."""
         assert not self.alive, "a process keeps its file open"
-        self.disk = Disk({table: {} for table in schema_tables(self.TIER)}, epoch=self.disk.epoch + 1)
+        self._epoch = max(self._epoch, self.disk.epoch) + 1
+        self.stores += 1
+        self.disk = Disk({table: {} for table in schema_tables(self.TIER)}, epoch=self._epoch)
 
     def copy_store(self) -> None:
         """Make a copy of its records, as they are on its disk now."""
         self.copy = deepcopy(self.disk)
+        self.copy.full = False
 
     def restore_store(self) -> None:
         """Let it have the records of the last copy. Only while its process is dead."""
         assert not self.alive, "a process keeps its file open"
         assert self.copy is not None, "somebody made a copy before"
+        self._epoch = max(self._epoch, self.disk.epoch)
+        self.stores += 1
         self.disk = deepcopy(self.copy)
 
 
@@ -175,28 +182,9 @@ class RootHost(Keeper):
         super().__init__(fleet, ROOT, address=ROOT)
         self.tier: Root | None = None
         self.operations: Operations | None = None
-        self.forgot = False
-        """It lost its records, and has yet to take over what clusters hold."""
+        self.owed: dict[str, Kept] = {}
+        """What users want back of it, as it lost its records, and each cluster has still written down."""
         self._tuning = tuning
-
-    def lose_store(self) -> None:
-        super().lose_store()
-        self.forgot = True
-
-    def restore_store(self) -> None:
-        super().restore_store()
-        self.forgot = True
-
-    def kept(self) -> tuple[set[ServiceId], set[Slot]]:
-        """Return the services and slots that its disk says are wanted."""
-        services = (
-            msgspec.json.decode(body, type=ServiceRecord) for body in self.disk.tables["services"].values()
-        )
-        slots = (msgspec.json.decode(body, type=SlotRecord) for body in self.disk.tables["slots"].values())
-        return (
-            {service.spec.id for service in services if not service.deleted},
-            {slot.slot for slot in slots if slot.wanted},
-        )
 
     async def ask(self, request: Callable[[Operations], Awaitable[T]]) -> T:
         """Let root do what a user asks. Raises what it answers, or `Unavailable`."""
@@ -213,7 +201,14 @@ class RootHost(Keeper):
             (), disk=self.disk, flush_s=self.fleet.faults.flush_max_s, random=self.chance("disk")
         )
         link = self.fleet.hub.link(ROOT, parent=None)
-        tier = Root(store, link, clock=self.clock, ids=self.chance("ids"), tuning=self._tuning)
+        tier = Root(
+            store,
+            link,
+            clock=self.clock,
+            ids=self.chance("ids"),
+            first_address=0 if self.starts == 1 else self.chance("addresses").randrange(POOL_SIZE),
+            tuning=self._tuning,
+        )
         self.operations = Operations(
             tier.state, tier.events, clock=self.clock, random=self.chance("services"), wake=tier.wake
         )

@@ -15,8 +15,11 @@ from oakestra.root.operations import Operations
 from oakestra.root.state import ApplicationRecord, ServiceRecord, SlotRecord
 from oakestra.root.users.access import ADMIN, Principal
 from oakestra.simulation.hosts import RootHost
+from oakestra.simulation.losing import Kept, Named, kept_by_root
 from oakestra.wire.sla import parse_sla
 
+ASKED_MAX = 6
+"""More instances at once nobody asks for."""
 ADMINISTRATOR = Principal(
     user=UserId("1" * 24),
     name=ADMIN,
@@ -39,6 +42,27 @@ class Believed:
     deleted: bool = False
     doubtful: bool = False
     """The last request about it got no answer, so both its outcomes are right until root is asked."""
+    may: set[int] = field(default_factory=set)
+    """Slots that may come back: root lost its records, and somebody else may have them."""
+    may_return: bool = False
+    """The service itself may come back."""
+
+    def forget(self) -> None:
+        """Expect nothing of it any more, whatever it was."""
+        self.deleted, self.may_return = True, False
+        self.slots, self.may = set(), set()
+
+    def has(self, slots: set[int], *, besides: set[int]) -> None:
+        """Expect exactly these slots, and of those that may come back none that was known and is not among them."""
+        self.slots = slots
+        self.may -= slots | besides
+
+    def welcome(self, wanted: set[int], *, there: bool) -> None:
+        """Take what root knows again for what it was."""
+        if there and self.may_return:
+            self.deleted = self.may_return = False
+        self.slots |= wanted & self.may
+        self.may -= wanted
 
 
 class User:
@@ -65,7 +89,7 @@ class User:
             return
         service = self._random.choice(here)
         if chosen < 0.7:  # noqa: PLR2004
-            await self.scale(service, self._random.randrange(6))
+            await self.scale(service, self._random.randrange(ASKED_MAX))
         elif chosen < 0.8:  # noqa: PLR2004
             await self.undeploy_one(service)
         elif chosen < 0.9:  # noqa: PLR2004
@@ -94,11 +118,12 @@ class User:
         """Ask for so many instances of a service."""
         service = self.services[id]
         self._say(f"user scales {service.name} to {instances}")
+        known = self.known(id)
         slots: tuple[Slot, ...] | None = await self._ask_about(
             service, lambda root: root.scale(ADMINISTRATOR, id, instances)
         )
         if slots is not None:
-            service.slots = {slot.number for slot in slots}
+            service.has({slot.number for slot in slots}, besides=known)
 
     async def undeploy_one(self, id: ServiceId) -> None:
         """Take one instance of a service away."""
@@ -108,7 +133,7 @@ class User:
         number = self._random.choice(sorted(service.slots))
         self._say(f"user removes {service.name}.{number}")
         if await self._ask_about(service, lambda root: root.undeploy(ADMINISTRATOR, id, number)) is not None:
-            service.slots.discard(number)
+            service.has(service.slots - {number}, besides={number})
 
     async def update(self, id: ServiceId) -> None:
         """Change a service."""
@@ -137,10 +162,10 @@ class User:
 
         answer = await self._ask(ask)
         for service in gone:
-            service.doubtful |= answer is None
-            service.deleted = service.deleted or answer is not None
-            if answer is not None:
-                service.slots = set()
+            if answer is None:
+                self._doubts(service)
+            else:
+                service.forget()
 
     def check(self, services: Sequence[ServiceRecord], slots: Iterable[SlotRecord]) -> list[str]:
         """Return what root lost or made up of what it had acknowledged; what was doubtful is settled by looking.
@@ -156,6 +181,7 @@ class User:
         wrong: list[str] = []
         for service in self.services.values():
             deleted, wanted = service.id not in there, numbers[service.id]
+            service.welcome(wanted, there=not deleted)
             if deleted != service.deleted:
                 wrong.append(f"{service.name} is {'deleted' if deleted else 'there'}, against what root said")
             elif wanted != service.slots:
@@ -163,11 +189,37 @@ class User:
                 wrong.append(f"{service.name} has slots {sorted(wanted)}, root had said {said}")
         return wrong
 
-    def recall(self, services: set[ServiceId], slots: set[Slot]) -> None:
-        """Expect of root exactly this: its records are lost, and no more is written down anywhere."""
+    def owed(self) -> Kept:
+        """Return what root must know again of others if it loses its records now."""
+        sure = [one for one in self.services.values() if not (one.deleted or one.doubtful or self.waiting)]
+        return Kept(
+            services={one.id: Named(one.id, one.application, one.name) for one in sure},
+            slots={Slot(one.id, number) for one in sure for number in one.slots},
+        )
+
+    def known(self, id: ServiceId) -> set[int]:
+        """Return which slots of a service root has written down as wanted."""
+        return {slot.number for slot in kept_by_root(self._root.disk).slots if slot.service == id}
+
+    def missing(self, owed: Kept) -> Kept:
+        """Return what of this root does not know again yet, and nobody has asked it to delete since."""
+        return Kept(
+            services={id: named for id, named in owed.services.items() if self.services[id].may_return},
+            slots={slot for slot in owed.slots if slot.number in self.services[slot.service].may},
+        )
+
+    def doubt(self, kept: Kept) -> None:
+        """Expect nothing of root, which lost its records, but let it know again what it knew, or what is kept anywhere."""
+        for named in kept.services.values():
+            self.believe(named.id, named.application, named.name)
         for service in self.services.values():
-            service.slots = {slot.number for slot in slots if slot.service == service.id}
-            service.deleted = service.id not in services
+            may = service.slots | service.may
+            may |= {slot.number for slot in kept.slots if slot.service == service.id}
+            if service.doubtful or self.waiting:
+                may |= set(range(max(may, default=0) + ASKED_MAX))
+            may_return = not service.deleted or service.may_return or service.id in kept.services
+            service.forget()
+            service.may, service.may_return = may, may_return
 
     def wanted(self) -> set[Slot]:
         """Return every slot that should run."""
@@ -195,8 +247,12 @@ class User:
         """Ask; return the answer (True if it is nothing), or None if there was none and the outcome is unknown."""
         answer = await self._ask(request)
         if answer is None:
-            service.doubtful = True
+            self._doubts(service)
         return answer
+
+    def _doubts(self, service: Believed) -> None:
+        service.doubtful = True
+        self._root.owed = {name: kept.without(service.id) for name, kept in self._root.owed.items()}
 
     async def _ask(self, request: Callable[[Operations], Awaitable[Any]]) -> Any:
         self.waiting = True

@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from oakestra.cluster.state import Availability, SlotRecord
+from oakestra.cluster.state import Availability
 from oakestra.cluster.tier import Tuning as ClusterTuning
 from oakestra.control.entropy import Entropy
 from oakestra.model.container import ContainerSeen
@@ -26,6 +24,7 @@ from oakestra.model.service import Resources
 from oakestra.root.tier import Tuning as RootTuning
 from oakestra.simulation.faults import CALM, Faults
 from oakestra.simulation.hosts import ROOT, ClusterHost, Host, RootHost, WorkerHost
+from oakestra.simulation.losing import Kept, all_of, availability, kept_by_cluster, kept_by_root
 from oakestra.simulation.user import ADMINISTRATOR, User
 from oakestra.store.fake import Disk
 from oakestra.transport.fake import FakeHub
@@ -176,25 +175,28 @@ class World:
         self.hub.heal(below.address, above.address)
 
     async def lose_root(self, *, older: bool = False) -> None:
-        """Let root start anew without its records, or with an older copy: which clusters were drained is lost with them."""
-        self.say("root loses its state")
+        """Let root lose its records, or get an older copy of them. It is dead afterwards."""
+        self.say("root gets an older copy of its state" if older else "root loses its state")
         await self.root.kill()
         if older:
             self.root.restore_store()
         else:
             self.root.lose_store()
-        held = {
-            msgspec.json.decode(body, type=SlotRecord).placed.slot
-            for cluster in self.clusters.values()
-            if cluster.alive
-            for body in cluster.disk.tables["slots"].values()
+        kept = {name: kept_by_cluster(cluster.disk) for name, cluster in self.clusters.items()}
+        owed = self.user.owed()
+        self.root.owed = {
+            name: all_of((self.user.missing(self.root.owed.get(name, Kept())), owed)).both(one)
+            for name, one in kept.items()
         }
-        services, kept = self.root.kept()
-        slots = kept | (self.user.wanted() & held)
-        self.user.recall(services | {slot.service for slot in slots}, slots)
-        for name in self.clusters:
-            self.closed.pop(name, None)
-        self.root.start()
+        self.user.doubt(all_of((kept_by_root(self.root.disk), *kept.values())))
+        for name, cluster in self.clusters.items():
+            self._note_availability(name, availability(self.root.disk, cluster.disk))
+
+    def has_told(self, cluster: ClusterHost) -> bool:
+        """Tell whether a cluster has told root, since that has its present records, what it holds."""
+        view = self.root.tier.state.views.get(cluster.id) if self.root.tier is not None else None
+        report = view.report if view is not None else None
+        return report is not None and report.applied.epoch == self.root.disk.epoch
 
     # --- what operators do ---------------------------------------------------------------------------------------
 
@@ -204,10 +206,13 @@ class World:
             await self.root.ask(lambda root: root.set_cluster(ADMINISTRATOR, host.id, word))
         elif isinstance(host, WorkerHost):
             await self.call_cluster(host, "availability", {"worker": host.id, "availability": word})
-        self.closed[host.name] = word
-        if word == Availability.ACTIVE:
-            del self.closed[host.name]
+        self._note_availability(host.name, word)
         self.say(f"{host.name} is {word}")
+
+    def _note_availability(self, name: str, word: str) -> None:
+        self.closed[name] = word
+        if word == Availability.ACTIVE:
+            del self.closed[name]
 
     async def call_cluster(self, worker: WorkerHost, method: str, arguments: Mapping[str, Any]) -> None:
         """Let root ask a worker's cluster something. Raises what is answered, or `Unavailable`."""

@@ -21,7 +21,7 @@ from oakestra.store import Change, Put, Renew, StoreFailed
 from oakestra.store.copies import take_offered
 
 SCHEMAS: Mapping[str, tuple[str, ...]] = {
-    "root": ("root.sql",),
+    "root": ("root.sql", "root_buried.sql"),
     "cluster": ("cluster.sql", "cluster_origins.sql"),
 }
 """The files of each schema, oldest first. Append, never change, once released."""

@@ -49,9 +49,13 @@ class AssignedSlot:
     """How a one-shot instance was when it had done its work: it must not run again."""
 
 
+NumberRange = tuple[int, int]
+"""Numbers of slots: the first, and the first behind them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What root knows of a service besides its spec. Clusters keep it for a root that lost its records."""
+    """What root knows of a service besides what its instances need. Clusters keep it for a root that lost its records."""
 
     service: ServiceId
     application: Application
@@ -61,6 +65,16 @@ class Origin:
     """The microservice of the SLA as its user sent it."""
     next_slot: int = 0
     """Numbers below were given out."""
+    removed: tuple[NumberRange, ...] = ()
+    """Those of them that users took away again."""
+    position: int = 0
+    """In its application."""
+    created_wall_s: float = 0.0
+    """When its application was."""
+    spec: ServiceSpec | None = None
+    """Of a service that has no instance in this cluster."""
+    epoch: int = 0
+    """Of the records that say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,8 @@ class RemoteInstance:
     namespace: InstanceAddress
     ready: bool = True
     """Only ready instances are led to; the others, too, may speak with instances here."""
+    cluster: ClusterId = ClusterId("")
+    """Which one has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +99,18 @@ class ClusterAssignment:
     slots: tuple[AssignedSlot, ...] = ()
     withdrawn: tuple[Placement, ...] = ()
     origins: tuple[Origin, ...] = ()
-    """Of each of `services`."""
+    """Of each of `services`, and of every other service of their applications."""
+    availability: str = ""
+    """Whether this cluster takes instances; empty: nobody said since root's records are new."""
     subnet_lease: tuple[int, int] | None = None
     """First worker subnet index leased, and how many."""
     remote_services: tuple[ServiceSpec, ...] = ()
     """Services with instances elsewhere that instances of this cluster may reach."""
     remotes: tuple[RemoteInstance, ...] = ()
     peers: tuple[Peer, ...] = ()
+    heard: tuple[ClusterId, ...] | None = None
+    """Root's records are new, and of other clusters only these have told what they hold: of the rest what was known
+    before holds. None: all that there are."""
 
 
 # --- cluster -> root -------------------------------------------------------------------------------------
@@ -119,11 +140,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Slots of one service that this cluster holds by the word of records that root no longer has."""
+    """A service that this cluster knows by the word of records that root no longer has, and its slots that it holds."""
 
     service: ServiceSpec
     origin: Origin
-    slots: tuple[AssignedSlot, ...]
+    slots: tuple[AssignedSlot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +185,9 @@ class ClusterReport:
     exhausted: tuple[Refusal, ...] = ()
     """Placements that fail on the worker that has them, and that no other worker here would take now."""
     claims: tuple[Claim, ...] = ()
-    """What root's present records never assigned: without root's word for it, it stays."""
+    """What root's present records never told: without root's word for it, it stays."""
+    availability: str = ""
+    """What records that root no longer has said of this cluster."""
     aggregates: tuple[Aggregate, ...] = ()
     workers: tuple[WorkerSummary, ...] = ()
 

@@ -13,8 +13,8 @@ def outdated(known: Version | None, arrived: Version) -> bool:
 
 
 def ahead(known: Version, own: Version) -> bool:
-    """Tell whether a peer knows more of this epoch than was ever said: the records here are an older copy."""
-    return known.epoch == own.epoch and known.generation > own.generation
+    """Tell whether a peer knows more of this epoch than was ever said, or a later one: the records here are an older copy."""
+    return (known.epoch, known.generation) > (own.epoch, own.generation)
 
 
 def digest(value: object) -> str:

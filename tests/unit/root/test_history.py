@@ -63,7 +63,7 @@ def test_one_service_is_shown_with_all_points_and_many_with_the_newest(tmp_path:
 
 def test_what_a_cluster_measured_is_remembered() -> None:
     clock, link = HandClock(), FakeHub(Random(1)).link("root", parent=None)
-    root = Root(FakeStore(TABLES), link, clock=clock, ids=Random(1), tuning=Tuning())
+    root = Root(FakeStore(TABLES), link, clock=clock, ids=Random(1), first_address=0, tuning=Tuning())
     root.state.clusters.put(CLUSTER, ClusterRecord(id=CLUSTER, name="east", key="k"))
     key = InstanceKey(ServiceId("a" * 24), 0, 1, 1)
     measured = InstanceMeasurement(key=key, usage=InstanceUsage(cpu_ratio=0.5, memory_bytes=9))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId
-from oakestra.model.instance import Placement, Slot
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import (
     Application,
     DisconnectPolicy,
@@ -16,24 +16,29 @@ from oakestra.model.service import (
     ServiceAddresses,
     ServiceSpec,
 )
-from oakestra.root.execute import apply, stamp
-from oakestra.root.observe import observe
+from oakestra.root.decisions import ForgetService
+from oakestra.root.execute import BURIED_MAX, apply, stamp
+from oakestra.root.observe import REBUILT_AFTER_S, ClusterSeen, Observed, observe
 from oakestra.root.plan import plan
+from oakestra.root.rebuild.numbers import holds, joined, without
 from oakestra.root.rebuild.plan import Decline
 from oakestra.root.render import cluster_assignments
 from oakestra.root.state import (
     Aside,
+    Availability,
     ClusterRecord,
     ClusterView,
+    Leaving,
     OrganizationRecord,
     RootState,
+    ServiceRecord,
     UserRecord,
     slot_key,
 )
 from oakestra.root.users.access import ADMIN
 from oakestra.root.users.accounts import organization_id
 from oakestra.store.fake import FakeStore
-from oakestra.wire.native import AssignedSlot, Claim, ClusterReport, Origin, Version
+from oakestra.wire.native import AssignedSlot, Claim, ClusterAssignment, ClusterReport, Origin, Version
 from oakestra.wire.sequence import digest
 from root_api import TABLES
 
@@ -80,23 +85,45 @@ class Afresh:
 
     def __init__(self) -> None:
         self.state = RootState(FakeStore(TABLES))
+        self.now_s = 1.0
         for id, name in ((HERE, "here"), (THERE, "there")):
             self.state.clusters.put(id, ClusterRecord(id=id, name=name, key=name))
 
-    def hear(self, cluster: ClusterId, *claims: Claim, epoch: int = 1, generation: int = 0) -> None:
-        version = Version(epoch=epoch, generation=generation)
-        report = ClusterReport(version=Version(), applied=version, complete=True, claims=claims)
+    def hear(
+        self,
+        cluster: ClusterId,
+        *claims: Claim,
+        epoch: int = 1,
+        generation: int = 0,
+        statuses: tuple[InstanceStatus, ...] = (),
+        availability: str = "",
+    ) -> None:
+        report = ClusterReport(
+            version=Version(),
+            applied=Version(epoch=epoch, generation=generation),
+            complete=True,
+            claims=claims,
+            statuses=statuses,
+            availability=availability,
+        )
         self.state.views[cluster] = ClusterView(last_seen_s=0.0, report=report)
 
     def passes(self) -> tuple[object, ...]:
-        observed = observe(self.state, now_s=1.0, now_wall_s=1.0, since_s=0.0, lost_after_s=15.0)
-        decisions = plan(observed)
+        decisions = plan(self.observed())
         apply(self.state, decisions, now_wall_s=1.0)
         return decisions
 
+    def observed(self) -> Observed:
+        return observe(self.state, now_s=self.now_s, now_wall_s=1.0, since_s=0.0, lost_after_s=1000.0)
+
+    def seen(self, cluster: ClusterId) -> ClusterSeen:
+        return self.observed().clusters[cluster]
+
+    def assignment(self, cluster: ClusterId) -> ClusterAssignment:
+        return cluster_assignments(self.observed())[cluster]
+
     def assigned(self, cluster: ClusterId) -> tuple[tuple[AssignedSlot, ...], tuple[Placement, ...]]:
-        observed = observe(self.state, now_s=1.0, now_wall_s=1.0, since_s=0.0, lost_after_s=15.0)
-        assignment = cluster_assignments(observed)[cluster]
+        assignment = self.assignment(cluster)
         stamp(self.state, cluster, digest(assignment))
         return assignment.slots, assignment.withdrawn
 
@@ -188,6 +215,30 @@ def test_what_is_set_aside_needs_no_claim_and_goes_where_a_later_placement_is_fo
     assert (root.state.slots[key].placement, root.state.slots[key].aside) == (3, None)
 
 
+def test_what_is_on_record_beside_a_later_claim_stays_while_that_is_declined() -> None:
+    """One placement serves, one leaves and one is set aside when somebody claims what all of them replaced."""
+    root = Afresh()
+    third = ClusterId("c" * 24)
+    root.state.clusters.put(third, ClusterRecord(id=third, name="third", key="third"))
+    root.hear(HERE, claim((0, 4)))
+    root.hear(third)
+    root.passes()
+    key = slot_key(Slot(SERVICE, 0))
+    service = root.state.services[SERVICE]
+    wants_back = replace(SPEC, disconnect=DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
+    root.state.services.put(SERVICE, replace(service, spec=wants_back))
+    record = replace(
+        root.state.slots[key],
+        leaving=Leaving(cluster=THERE, placement=3, reason="drained"),
+        aside=Aside(cluster=third, placement=2, since_generation=99, revision=SPEC.revision),
+    )
+    root.state.slots.put(key, record)
+    root.hear(THERE, claim((0, 1)))
+    root.passes()
+    assert root.state.slots[key].rightful == record.rightful
+    assert root.assigned(THERE)[1] == (Placement(SERVICE, 0, 1),)
+
+
 def test_what_users_removed_since_is_not_taken_over_again() -> None:
     root = Afresh()
     root.hear(HERE, claim((0, 1)))
@@ -246,3 +297,147 @@ def test_what_was_taken_over_is_on_disk() -> None:
         assert root.state.slots[slot_key(Slot(SERVICE, 0))].cluster == HERE
 
     asyncio.run(story())
+
+
+OTHERS = tuple(ServiceId(digit * 24) for digit in "638")
+
+
+def sibling(id: ServiceId, position: int) -> Claim:
+    """A claim of a service that has no instances."""
+    addresses = ServiceAddresses(round_robin_v4=f"10.30.7.{position}")
+    spec = replace(SPEC, id=id, name=f"shop.prod.s{position}.prod", addresses=addresses)
+    origin = Origin(service=id, application=APPLICATION, organization="acme", position=position, spec=spec)
+    return Claim(service=spec, origin=origin)
+
+
+def test_services_without_instances_are_found_again_in_their_order() -> None:
+    root = Afresh()
+    first, second, third = OTHERS
+    web = replace(claim((0, 1)), origin=replace(claim().origin, position=2))
+    root.hear(HERE, web, sibling(third, 3), sibling(first, 0), sibling(second, 1))
+    root.passes()
+    assert root.state.applications[APPLICATION.id].services == (first, second, SERVICE, third)
+    assert root.state.services[first].spec.addresses.round_robin_v4 == "10.30.7.0"
+    assert [slot.slot.service for slot in root.state.slots.values()] == [SERVICE]
+    assert not root.passes()
+
+
+def test_clusters_are_told_of_every_service_of_an_application_they_have_some_of() -> None:
+    root = Afresh()
+    root.hear(HERE, claim((0, 1)), sibling(OTHERS[0], 1))
+    root.passes()
+    origins = {origin.service: origin for origin in root.assignment(HERE).origins}
+    assert origins.keys() == {SERVICE, OTHERS[0]}
+    assert origins[SERVICE].spec is None, "it is among the services"
+    assert origins[OTHERS[0]].spec == root.state.services[OTHERS[0]].spec
+    assert {origin.epoch for origin in origins.values()} == {1}
+    assert root.assignment(THERE).origins == ()
+
+
+def test_what_was_removed_and_forgotten_does_not_come_back_with_a_late_claim() -> None:
+    root = Afresh()
+    root.hear(HERE, claim((0, 1)))
+    root.passes()
+    service = root.state.services[SERVICE]
+    root.state.services.put(SERVICE, replace(service, removed=((0, 1), (5, 6))))
+    root.state.slots.remove(slot_key(Slot(SERVICE, 0)))
+    root.hear(HERE)
+    root.hear(THERE, claim((0, 2), (5, 1), (6, 1)))
+    root.passes()
+    assert [slot.slot.number for slot in root.state.slots.values()] == [6]
+    assert set(root.assigned(THERE)[1]) == {Placement(SERVICE, 0, 2), Placement(SERVICE, 5, 1)}
+
+
+def test_one_cluster_knows_what_was_removed_from_another() -> None:
+    root = Afresh()
+    told = claim((1, 1))
+    root.hear(HERE, replace(told, origin=replace(told.origin, removed=((0, 1),))))
+    root.hear(THERE, claim((0, 1)))
+    root.passes()
+    assert [slot.slot.number for slot in root.state.slots.values()] == [1]
+    assert root.assigned(THERE)[1] == (Placement(SERVICE, 0, 1),)
+
+
+def test_what_came_back_with_an_older_copy_is_not_removed_by_what_is_older_still() -> None:
+    root = Afresh()
+    copy, lost = claim((0, 1)), claim()
+    root.hear(HERE, replace(copy, origin=replace(copy.origin, epoch=2)))
+    root.hear(THERE, replace(lost, origin=replace(lost.origin, epoch=1, removed=((0, 2),))))
+    root.passes()
+    assert [slot.slot.number for slot in root.state.slots.values()] == [0]
+    assert root.state.services[SERVICE].removed == ((1, 2),), "it is not told to be removed either"
+    assert not root.passes()
+
+
+def test_what_was_deleted_is_remembered_when_nothing_is_left_of_it() -> None:
+    root = Afresh()
+    root.hear(HERE, claim((0, 1)))
+    root.passes()
+    root.state.slots.remove(slot_key(Slot(SERVICE, 0)))
+    root.state.services.put(SERVICE, replace(root.state.services[SERVICE], deleted=True))
+    root.hear(HERE)
+    root.passes()
+    assert SERVICE not in root.state.services
+    root.hear(THERE, claim((1, 1)), sibling(OTHERS[0], 1))
+    root.passes()
+    assert SERVICE not in root.state.services, "it was deleted"
+    assert OTHERS[0] in root.state.services, "this was not"
+    assert root.assigned(THERE)[1] == (Placement(SERVICE, 1, 1),)
+
+
+def test_of_all_that_was_deleted_the_newest_is_remembered() -> None:
+    root = Afresh()
+    for number in range(BURIED_MAX + 3):
+        id = ServiceId(f"{number:024x}")
+        root.state.services.put(id, ServiceRecord(spec=replace(SPEC, id=id), deleted=True))
+        apply(root.state, [ForgetService(service=id)], now_wall_s=float(number))
+    assert len(root.state.buried) == BURIED_MAX
+    assert ServiceId(f"{2:024x}") not in root.state.buried
+
+
+def test_what_was_on_its_way_goes_on_serving_where_it_was() -> None:
+    root = Afresh()
+    ready = InstanceStatus(key=InstanceKey(SERVICE, 0, 1, 1), phase=Phase.RUNNING, ready=True)
+    root.hear(THERE, claim((0, 2)))
+    root.passes()
+    root.hear(HERE, claim((0, 1)), statuses=(ready,))
+    root.passes()
+    record = root.state.slots[slot_key(Slot(SERVICE, 0))]
+    assert (record.cluster, record.placement) == (THERE, 2)
+    assert record.leaving is not None
+    assert (record.leaving.cluster, record.leaving.placement) == (HERE, 1)
+    assert record.serving == (HERE, Placement(SERVICE, 0, 1))
+    root.passes()
+    assert root.assigned(HERE)[1] == ()
+
+
+def test_a_cluster_stays_closed_unless_somebody_opened_it_since() -> None:
+    root = Afresh()
+    root.hear(HERE, availability="draining")
+    assert root.seen(HERE).availability is Availability.DRAINING, "at once"
+    root.passes()
+    assert root.state.clusters[HERE].availability is Availability.DRAINING
+    assert root.assignment(HERE).availability == "draining"
+    opened = replace(root.state.clusters[HERE], availability=Availability.ACTIVE)
+    root.state.clusters.put(HERE, opened)
+    assert not root.passes()
+    assert root.state.clusters[HERE].availability is Availability.ACTIVE
+
+
+def test_while_records_are_new_clusters_hear_which_others_have_told_what_they_hold() -> None:
+    root = Afresh()
+    assert root.assignment(HERE).heard == ()
+    root.hear(THERE, claim((0, 1)))
+    root.passes()
+    assert root.assignment(HERE).heard == (), "it has not told itself what it needs of others"
+    root.hear(HERE)
+    assert root.assignment(HERE).heard == (THERE,)
+    root.now_s = 1.0 + REBUILT_AFTER_S
+    root.passes()
+    assert root.assignment(HERE).heard is None
+
+
+def test_numbers_are_kept_as_few_ranges() -> None:
+    assert joined([(3, 4), (0, 1)], [(1, 2), (4, 6), (5, 5)]) == ((0, 2), (3, 6))
+    assert without(((0, 2), (3, 6)), [1, 4, 7]) == ((0, 1), (3, 4), (5, 6))
+    assert [number for number in range(8) if holds(((0, 2), (3, 6)), number)] == [0, 1, 3, 4, 5]

@@ -67,6 +67,19 @@ def test_the_store_of_a_root_that_does_not_run_can_be_copied(machine: Machine) -
     assert machine.users() == {"ann": b"1"}
 
 
+def test_a_copy_of_an_earlier_version_gets_the_tables_that_came_since(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setitem(SCHEMAS, "root", SCHEMAS["root"][:1])
+        machine.commit(Put("users", "ann", b"1"))
+    back_up(machine.path, machine.copy)
+    machine.path.unlink()
+    offer(machine.copy, machine.path, tables=TABLES, version_max=VERSION)
+    assert machine.users() == {"ann": b"1"}
+    machine.commit(Put("buried", "shop", b"2"))
+
+
 def test_what_was_replaced_is_kept(machine: Machine) -> None:
     machine.commit(Put("users", "ann", b"1"))
     back_up(machine.path, machine.copy)

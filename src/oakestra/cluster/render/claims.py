@@ -12,16 +12,19 @@ from oakestra.wire.native import AssignedSlot, Claim, Origin
 
 
 def claims(observed: Observed) -> Iterator[Claim]:
-    """Yield what earlier records of root's put here and its present ones never mentioned."""
+    """Yield what earlier records of root's told, and put here, and its present ones never mentioned."""
+    if not observed.root_known:
+        return
     held: defaultdict[ServiceId, list[AssignedSlot]] = defaultdict(list)
     for slot, record in sorted(observed.slots.items()):
-        if observed.root_known and record.epoch != observed.root_epoch:
+        if record.epoch != observed.root_epoch:
             held[slot.service].append(AssignedSlot(placed=record.placed, address=record.address))
-    for service, slots in sorted(held.items()):
-        spec = observed.services.get(service)
+    told = {id for id, origin in observed.origins.items() if origin.epoch != observed.root_epoch}
+    for service in sorted(held.keys() | told):
+        origin = observed.origins.get(service)
+        spec = observed.services.get(service) or (origin.spec if origin is not None else None)
         if spec is not None:
-            origin = observed.origins.get(service) or _told_by(spec)
-            yield Claim(service=spec, origin=origin, slots=tuple(slots))
+            yield Claim(service=spec, origin=origin or _told_by(spec), slots=tuple(held[service]))
 
 
 def _told_by(spec: ServiceSpec) -> Origin:

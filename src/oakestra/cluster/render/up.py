@@ -34,6 +34,7 @@ def cluster_report(observed: Observed, *, applied: Version, vcpu_overcommit: flo
         refusals=tuple(_refusals(observed)),
         exhausted=tuple(_exhausted(observed)),
         claims=tuple(claims(observed)),
+        availability=observed.former_availability,
         aggregates=tuple(_aggregates(candidates)),
         workers=tuple(_summary(observed.workers[id], candidates[id]) for id in sorted(candidates)),
     )

@@ -6,9 +6,12 @@ import logging
 from dataclasses import replace
 
 from oakestra.model.service import InstanceAddress, ServiceSpec
-from oakestra.root.rebuild.plan import TakeOver
+from oakestra.root.rebuild.numbers import joined, without
+from oakestra.root.rebuild.plan import Close, Holder, Learn, Rebuilt, TakeOver
 from oakestra.root.state import (
+    REBUILT,
     ApplicationRecord,
+    Leaving,
     OrganizationRecord,
     RootState,
     ServiceRecord,
@@ -21,55 +24,112 @@ from oakestra.wire.sla import WantedAddresses
 
 logger = logging.getLogger(__name__)
 
+NO_STORE = 0
+"""No cluster's store has this epoch."""
 
-def take_over(state: RootState, claim: TakeOver, *, now_wall_s: float) -> None:
-    """Record a slot that runs in a cluster, with its service, application and organization where they are not known.
+
+def begin_anew(state: RootState, epoch: int) -> None:
+    """Go on under a new epoch: these records are an older copy. What clusters say of an instance is truer than they are.
+
+    Placements that were withdrawn since the copy was made may be given out again: statuses of both have the same order.
+    """
+    state.records.renew(epoch)
+    for key, record in tuple(state.slots.items()):
+        state.slots.put(key, replace(record, status_store=NO_STORE))
+
+
+def rebuild(state: RootState, decision: Learn | TakeOver | Close | Rebuilt, *, now_wall_s: float) -> None:
+    """Put a decision into the records."""
+    match decision:
+        case Learn():
+            _learn(state, decision)
+        case TakeOver():
+            _take_over(state, decision, now_wall_s)
+        case Close():
+            _close(state, decision)
+        case Rebuilt(epoch=epoch):
+            state.settings.put(REBUILT, str(epoch))
+
+
+def _learn(state: RootState, news: Learn) -> None:
+    """Record a service as it is to be from now on, with its application and organization where they are not known.
 
     Users are not in any cluster's hands: what belonged to one that is gone belongs to Admin from now on.
     """
-    service = _service(state, claim)
-    number = claim.placed.number
-    next_slot = max(service.next_slot, claim.origin.next_slot, number + 1)
-    state.services.put(service.spec.id, replace(service, next_slot=next_slot))
-    cluster = state.clusters[claim.cluster]
-    known = state.slots.get(slot_key(claim.placed.slot))
-    record = known or SlotRecord(
-        slot=claim.placed.slot, address=_slot_address(state, claim), requested_wall_s=now_wall_s
+    spec, origin = news.spec, news.origin
+    _have_application(state, origin)
+    known = state.services.get(spec.id)
+    if known is None:
+        known = ServiceRecord(spec=_addressed(state, spec), document=origin.document)
+        logger.info("service taken over", extra={"service": spec.name})
+    elif known.spec.revision < spec.revision:
+        spec = replace(spec, addresses=known.spec.addresses)
+        known = replace(known, spec=spec, document=origin.document, earlier=None, rollout=None)
+    state.services.put(
+        spec.id,
+        replace(
+            known,
+            next_slot=max(known.next_slot, origin.next_slot),
+            removed=joined(known.removed, news.removed),
+        ),
     )
+
+
+def _take_over(state: RootState, claim: TakeOver, now_wall_s: float) -> None:
+    """Record a slot that runs in a cluster. Its service is known."""
+    holder, earlier = claim.holder, claim.earlier
+    slot, cluster = holder.placed.slot, state.clusters[holder.cluster]
+    service = state.services[slot.service]
+    state.services.put(
+        slot.service,
+        replace(
+            service,
+            next_slot=max(service.next_slot, slot.number + 1),
+            removed=without(service.removed, [slot.number]),
+        ),
+    )
+    known = state.slots.get(slot_key(slot))
+    record = known or SlotRecord(slot=slot, address=_slot_address(state, holder), requested_wall_s=now_wall_s)
+    serving = earlier if earlier is not None and not holder.serves else holder
     state.slots.put(
-        slot_key(claim.placed.slot),
+        slot_key(slot),
         replace(
             record,
-            placement=claim.placed.placement,
-            cluster=claim.cluster,
+            placement=holder.placed.placement,
+            cluster=holder.cluster,
             since_generation=cluster.generation + 1,
             reason=f"{cluster.name} has it from records that root lost",
-            leaving=None,
+            leaving=_leaving(earlier) if earlier is not None else None,
             aside=None,
             verdicts=(),
-            status=None,
+            status=serving.status,
+            status_store=serving.store,
             changed_wall_s=now_wall_s,
         ),
     )
-    logger.info(
-        "taken over", extra={"service": service.spec.name, "instance": number, "cluster": cluster.name}
+    about = {"service": service.spec.name, "instance": slot.number, "cluster": cluster.name}
+    logger.info("taken over", extra=about)
+
+
+def _leaving(earlier: Holder) -> Leaving:
+    return Leaving(
+        cluster=earlier.cluster,
+        placement=earlier.placed.placement,
+        reason="it was being moved when root lost its records",
     )
 
 
-def _slot_address(state: RootState, claim: TakeOver) -> InstanceAddress:
+def _close(state: RootState, decision: Close) -> None:
+    """Record whether a cluster takes instances, as it was told by records that are gone."""
+    record = state.clusters[decision.cluster]
+    state.clusters.put(
+        decision.cluster,
+        replace(record, availability=decision.availability, availability_epoch=state.records.epoch),
+    )
+
+
+def _slot_address(state: RootState, claim: Holder) -> InstanceAddress:
     return claim.address if state.pool.keep(claim.address) else state.pool.instance()
-
-
-def _service(state: RootState, claim: TakeOver) -> ServiceRecord:
-    """Return the service as it is to be from now on: the later revision of what is known and what is claimed."""
-    known = state.services.get(claim.spec.id)
-    if known is not None and known.spec.revision >= claim.spec.revision:
-        return known
-    _have_application(state, claim.origin)
-    if known is not None:
-        spec = replace(claim.spec, addresses=known.spec.addresses)
-        return replace(known, spec=spec, document=claim.origin.document, earlier=None, rollout=None)
-    return ServiceRecord(spec=_addressed(state, claim.spec), document=claim.origin.document)
 
 
 def _addressed(state: RootState, spec: ServiceSpec) -> ServiceSpec:
@@ -80,15 +140,18 @@ def _addressed(state: RootState, spec: ServiceSpec) -> ServiceSpec:
 
 
 def _have_application(state: RootState, origin: Origin) -> None:
+    """Let there be the application, and the service in its place there."""
     known = state.applications.get(origin.application.id)
     if known is None:
         _have_organization(state, origin)
         owner = origin.application.owner
         if owner not in state.users:
             owner = next((user.id for user in state.users.values() if user.name == ADMIN), owner)
-        known = ApplicationRecord(application=replace(origin.application, owner=owner, deleted=False))
+        application = replace(origin.application, owner=owner, deleted=False)
+        known = ApplicationRecord(application=application, created_wall_s=origin.created_wall_s)
     if origin.service not in known.services:
-        known = replace(known, services=(*known.services, origin.service))
+        before, after = known.services[: origin.position], known.services[origin.position :]
+        known = replace(known, services=(*before, origin.service, *after))
     state.applications.put(origin.application.id, known)
 
 

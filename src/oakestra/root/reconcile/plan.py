@@ -79,7 +79,7 @@ def _may_stay(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> b
         and not record.turned
         and not (successor is not None and successor.ready)
         and cluster.liveness is Liveness.LIVE
-        and cluster.record.availability is not Availability.DRAINING
+        and cluster.availability is not Availability.DRAINING
         and record.leaving_placed not in cluster.refusals
         and record.wanted
         and service is not None
@@ -98,7 +98,7 @@ def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
         return "its replacement is kept"
     if not service.spec.covers(aside.revision):
         return f"updated to revision {service.spec.revision}"
-    if cluster.record.availability is Availability.DRAINING:
+    if cluster.availability is Availability.DRAINING:
         return f"cluster {cluster.record.name} is drained"
     return ""
 

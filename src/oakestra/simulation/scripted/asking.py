@@ -68,14 +68,17 @@ class Asking:
 
     async def _scaled(self, name: str, copies: int) -> str:
         id = self._stage.service(name)
+        user = self._stage.world.user
+        known = user.known(id)
         slots = await self._ask(lambda root: root.scale(ADMINISTRATOR, id, copies))
-        self._stage.world.user.services[id].slots = {slot.number for slot in slots}
+        user.services[id].has({slot.number for slot in slots}, besides=known)
         return f"{copies} {'instance' if copies == 1 else 'instances'} of {name} wanted"
 
     async def _remove(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
         slot = self._stage.slot(exactly(words, 1)[0])
         await self._ask(lambda root: root.undeploy(ADMINISTRATOR, slot.service, slot.number))
-        self._stage.world.user.services[slot.service].slots.discard(slot.number)
+        believed = self._stage.world.user.services[slot.service]
+        believed.has(believed.slots - {slot.number}, besides={slot.number})
         yield f"{self._stage.names.slot(slot)} is not wanted any more"
 
     async def _delete(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
@@ -83,7 +86,7 @@ class Asking:
         id = self._stage.service(name)
         believed = self._stage.world.user.services[id]
         await self._ask(lambda root: root.delete_application(ADMINISTRATOR, believed.application))
-        believed.deleted, believed.slots = True, set()
+        believed.forget()
         yield f"{name} is deleted"
 
     async def _update(self, words: list[str], keys: dict[str, Any]) -> AsyncIterator[str]:

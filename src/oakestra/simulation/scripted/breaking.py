@@ -109,6 +109,7 @@ class Breaking:
             host.start()
         else:
             await self._stage.world.lose_root()
+            host.start()
         yield f"{host.name} lost everything it had written down, and is up again"
 
     async def _copy(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
@@ -127,7 +128,7 @@ class Breaking:
         else:
             await host.kill()
             host.restore_store()
-            host.start()
+        host.start()
         yield f"{host.name} is up again with what it had written down when that was copied"
 
     def _keeper(self, words: list[str]) -> RootHost | ClusterHost:
