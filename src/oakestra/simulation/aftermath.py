@@ -8,7 +8,7 @@ from random import Random
 
 from oakestra.model.service import InstanceAddress, Reconcile, ServiceSpec
 from oakestra.root.observe import REBUILT_AFTER_S
-from oakestra.simulation.checkers import spec_of, unsettled
+from oakestra.simulation.checkers import key_of, spec_of, unsettled
 from oakestra.simulation.world import World
 
 QUIET_S = 30.0
@@ -149,15 +149,18 @@ _RETURNING = (Reconcile.KEEP_ORIGINAL, Reconcile.LONGEST_RUNNING)
 
 def _processes(world: World) -> dict[tuple[str, int], int]:
     """Return the process of every instance that nobody may replace for good."""
+    # root keeps one placement of a slot for its cluster's return: another lost one is replaced for good
+    slots = world.root.tier.state.slots.values() if world.root.tier is not None else ()
+    taken = {record.slot for record in slots if record.aside is not None}
     return {
         (worker.name, seen.number): seen.pid
         for worker, seen in world.containers()
-        if _is_patient(spec_of(seen))
+        if _is_patient(spec_of(seen), returns=key_of(seen).slot not in taken)
     }
 
 
-def _is_patient(spec: ServiceSpec) -> bool:
+def _is_patient(spec: ServiceSpec, *, returns: bool) -> bool:
     """Tell whether a service asks for no less patience than everybody has, or wants its instances back as they were."""
     policy = spec.disconnect
-    returns = policy.reconcile in _RETURNING and not spec.one_shot
-    return policy.stop_after_s is None and (policy.lost_after_s is None or returns)
+    kept = returns and policy.reconcile in _RETURNING and not spec.one_shot
+    return policy.stop_after_s is None and (policy.lost_after_s is None or kept)
