@@ -1,7 +1,7 @@
 """Bugs put in on purpose: each must be noticed by a checker, else the checkers are worth nothing.
 
-`python tests/simulation/mutations.py [NAME …]` plays seeds with each bug until one is red, and says which and why. Bugs in
-`SCRIPTED` need more to come together than seeds can be relied on for: of each a script is played instead.
+`python tests/simulation/mutations.py [NAME …]` plays seeds with each bug until one is red, and says which and why. Of those in
+`SCRIPTED` a script is played instead: few seeds come to what shows them.
 """
 
 from __future__ import annotations
