@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
+from oakestra.simulation.faults import Event
 from oakestra.simulation.seeds import Played, play, play_many
 
 SEEDS = 200
 
 
+SAID = {
+    Event.CRASH: r"crash (root|c\d)",
+    Event.REBOOT: r"power off c\dw\d",
+    Event.CUT: r"cut c\dw\d from c\d$",
+    Event.SITE_CUT: r"cut c\d from root$",
+    Event.ONE_WAY: r"cut \S+ to \S+ one way",
+    Event.DISK_FULL: r"the disk of (root|c\d\S*) is full",
+    Event.STATE_LOST: r"c\dw\d loses its state",
+    Event.ROOT_COPIED: r"somebody copies root's records",
+    Event.ROOT_LOST: r"root gets an older copy of its state",
+    Event.CLOCK_JUMP: r"the clock of \S+ jumps",
+    Event.PROCESS_ENDS: r"\d+ on c\dw\d ends with [1-9]",
+    Event.NETWORK_TAKEN: r"loses the network of \d",
+    Event.IMAGE_REMOVED: r"has no images any more",
+    Event.CLOSED: r"c\d is (cordoned|draining)",
+    Event.CRASH_AT: r"dies at (root|cluster|worker|store)\.",
+    Event.UNABLE: r"c\dw\d is unable to run",
+}
+"""What the story tells of every event, once it happened."""
+
+
 @pytest.mark.timeout(600)
-def test_small_fleets_heal() -> None:
-    """Goal: every promise of `simulation.checkers`. Method: each seed is a fleet and its faults; all cores play."""
-    red = [played.summary for played in play_many(range(SEEDS)) if played.wrong]
+def test_small_fleets_heal_whatever_happens_and_all_of_it_does() -> None:
+    """Goal: every promise of `simulation.checkers`, under every fault there is. Method: each seed is a fleet and its
+    faults; all cores play."""
+    played = tuple(play_many(range(SEEDS)))
+    red = [one.summary for one in played if one.wrong]
     assert not red, "\n".join(red[:5])
+    story = "\n".join(line for one in played for line in one.story)
+    assert not [event for event in Event if not re.search(SAID[event], story, re.MULTILINE)], "never happened"
+    suffered = sum((Counter(one.suffered) for one in played), Counter())
+    assert not [kind for kind in played[0].suffered if not suffered[kind]], suffered
 
 
 def test_a_seed_is_the_same_story_in_every_process() -> None:

@@ -21,6 +21,8 @@ class FakeKernel:
     prepared: bool = False
     ports_taken: dict[int, str] = field(default_factory=dict)
     """Host ports of other programs, and whose they are."""
+    failures: int = 0
+    """Calls that failed because they were told to."""
 
     def leads_to(self, semantic: InstanceAddress) -> tuple[InstanceAddress, ...]:
         """Return the namespace addresses that a semantic address leads to from here."""
@@ -81,4 +83,5 @@ class FakeNetwork:
     async def _work(self) -> None:
         await asyncio.sleep(self._random.uniform(0, self.latency_s))
         if self._random.random() < self.failure_ratio:
+            self.kernel.failures += 1
             raise Unavailable("told to fail")

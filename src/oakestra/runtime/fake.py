@@ -58,6 +58,8 @@ class FakeHost:
     full: bool = False
     starts: int = 0
     """How often a process was started, ever."""
+    failures: int = 0
+    """Calls that failed because they were told to."""
 
     def end(self, number: int, exit_code: int | None, *, now_s: float) -> None:
         """Let a process end by itself."""
@@ -290,6 +292,7 @@ class FakeRuntime:
     async def _work(self, at_most_s: float) -> None:
         await asyncio.sleep(self._random.uniform(0, at_most_s))
         if self._random.random() < self.failure_ratio:
+            self.host.failures += 1
             raise Unavailable("told to fail")
 
 

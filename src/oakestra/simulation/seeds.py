@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from random import Random
 
@@ -45,6 +45,8 @@ class Played:
     story: tuple[str, ...]
     settled_s: float
     """How long after healing everything was as it should be."""
+    suffered: Mapping[str, int] = field(default_factory=dict)
+    """How often each fault happened that has no line in the story."""
 
     @property
     def summary(self) -> str:
@@ -124,6 +126,7 @@ async def _play(seed: int) -> Played:
         digest=world.digest,
         story=tuple(world.story),
         settled_s=settled_s,
+        suffered=world.suffered,
     )
 
 

@@ -20,6 +20,9 @@ class Disk:
     commits: int = field(default=0)
     failure_ratio: float = 0.0
     """Of commits that fail; half of those are durable all the same, as after a failed flush."""
+    failures: int = 0
+    unfinished: int = 0
+    """Commits that were lost because the process died meanwhile."""
 
 
 class FakeStore:
@@ -51,7 +54,11 @@ class FakeStore:
     async def commit(self, changes: Sequence[Change]) -> None:
         loads = self._loads
         async with self._order:
-            await self._flush()
+            try:
+                await self._flush()
+            except asyncio.CancelledError:
+                self.disk.unfinished += 1
+                raise
             if loads <= self._failed_at:
                 raise StoreFailed("an earlier change could not be saved")
             if self.disk.full or not all(self._fits(change) for change in changes):
@@ -61,6 +68,7 @@ class FakeStore:
             if not failed or self._drawn(0.5):
                 self._write(changes)
             if failed:
+                self.disk.failures += 1
                 self._failed_at = loads
                 raise StoreFailed("the fake disk failed")
 

@@ -32,7 +32,7 @@ class FakeHub:
 
     def __init__(self, random: Random) -> None:
         self.weather = Weather()
-        self.sent = 0
+        self.sent = self.lost = self.repeated = 0
         self._random = random
         self._ends: dict[str, FakeLink] = {}
         self._lanes: dict[tuple[str, str, Channel], deque[tuple[FakeLink, bytes]]] = {}
@@ -75,10 +75,12 @@ class FakeHub:
             return
         to_name = sender.parent if sender.parent is not None else peer
         copies = 2 if self._random.random() < self.weather.repeat_ratio else 1
+        self.repeated += copies - 1
         for _ in range(copies):
             lost = self._random.random() < self.weather.loss_ratio
             delay_s = self._random.uniform(0, self.weather.delay_max_s)
             if lost or self._blocked(sender.name, to_name):
+                self.lost += lost
                 continue
             self.sent += 1
             lane = (_address(sender.name, upward=sender.parent is not None), to_name, channel)
