@@ -126,8 +126,22 @@ async def _play(seed: int) -> Played:
         digest=world.digest,
         story=tuple(world.story),
         settled_s=settled_s,
-        suffered=world.suffered,
+        suffered=_suffered(world),
     )
+
+
+def _suffered(world: World) -> Mapping[str, int]:
+    """Return how often each kind of fault without a line in the story happened, on what the machines have now."""
+    disks = [world.root.disk, *(cluster.disk for cluster in world.clusters.values())]
+    kept = [worker.kept for worker in world.workers.values()]
+    return {
+        "messages lost": world.hub.lost,
+        "messages repeated": world.hub.repeated,
+        "commits failed": sum(disk.failures for disk in disks),
+        "commits lost with their process": sum(disk.unfinished for disk in disks),
+        "steps failed": sum(machine.containers.failures for machine in kept),
+        "network calls failed": sum(machine.kernel.failures for machine in kept),
+    }
 
 
 def _doomed(world: World, random: Random) -> set[str]:

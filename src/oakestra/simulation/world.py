@@ -96,20 +96,6 @@ class World:
     def now_s(self) -> float:
         return self._loop.time()
 
-    @property
-    def suffered(self) -> Mapping[str, int]:
-        """Return how often each kind of fault without a line in the story happened, on what the machines have now."""
-        disks = [self.root.disk, *(cluster.disk for cluster in self.clusters.values())]
-        kept = [worker.kept for worker in self.workers.values()]
-        return {
-            "messages lost": self.hub.lost,
-            "messages repeated": self.hub.repeated,
-            "commits failed": sum(disk.failures for disk in disks),
-            "commits lost with their process": sum(disk.unfinished for disk in disks),
-            "steps failed": sum(machine.containers.failures for machine in kept),
-            "network calls failed": sum(machine.kernel.failures for machine in kept),
-        }
-
     def start(self) -> None:
         """Switch everything on."""
         for host in self.hosts.values():
