@@ -142,8 +142,8 @@ class Fleet:
             yield
         finally:
             self.ask(lambda: self.root.delete(f"/api/application/{identity}"))
-            for each in counts:
-                self.asked.pop(f"{name}.{each}", None)
+            for asked in [each for each in self.asked if each.startswith(f"{name}.")]:
+                del self.asked[asked]
             until(lambda: not self.services(name))
 
     def scale(self, service: str, count: int) -> None:
