@@ -821,9 +821,12 @@ def test_line_ends_are_the_commands_own_business(bench: Bench) -> None:
 def test_sessions_leave_nothing_however_they_end(bench: Bench) -> None:
     """By themselves, unheard, too late, refused, with a job in the background: no process, file descriptor, or file."""
 
-    async def session(runtime: OciRuntime, *words: str, terminal: Terminal | None, timeout_s: float) -> None:
-        said = (b"echo hi; sleep 999 &\n", TerminalSize(rows=5, columns=6))
-        pieces = runtime.exec(1, words, timeout_s=timeout_s, entered=_typed(*said), terminal=terminal)
+    said = (b"echo hi; sleep 999 &\n", TerminalSize(rows=5, columns=6))
+
+    async def session(
+        runtime: OciRuntime, command: str, *said: CommandInput, terminal: Terminal | None, timeout_s: float
+    ) -> None:
+        pieces = runtime.exec(1, (command,), timeout_s=timeout_s, entered=_typed(*said), terminal=terminal)
         async with aclosing(pieces):
             async for piece in pieces:
                 if timeout_s > 1 and isinstance(piece, CommandOutput) and b"hi" in piece.data:
@@ -835,9 +838,9 @@ def test_sessions_leave_nothing_however_they_end(bench: Bench) -> None:
         for _ in range(3):
             for terminal in (None, TERMINAL):
                 for timeout_s in (0.3, 100.0):
-                    await session(runtime, "sh", terminal=terminal, timeout_s=timeout_s)
+                    await session(runtime, "sh", *said, terminal=terminal, timeout_s=timeout_s)
                 with pytest.raises(Rejected):
-                    await session(runtime, "nothing", terminal=terminal, timeout_s=100.0)
+                    await session(runtime, "nothing", *said, terminal=terminal, timeout_s=100.0)
                 cancelled = asyncio.ensure_future(session(runtime, "cat", terminal=terminal, timeout_s=99.0))
                 await until(lambda: _in_commands(bench))
                 cancelled.cancel()

@@ -74,6 +74,8 @@ def accept(state: ClusterState, assignment: ClusterAssignment) -> None:
             availability=assignment.availability,
             availability_epoch=assignment.version.epoch,
         )
+    if assignment.heard_out:
+        state.root = replace(state.root, heard_epoch=assignment.version.epoch)
     state.remote = with_former(state.remote, assignment)
 
 

@@ -67,6 +67,8 @@ class Observed:
     root_epoch: int = 0
     """Of the store that root's last assignment came from."""
     origins: Mapping[ServiceId, Origin] = field(default_factory=dict)
+    heard_out: bool = True
+    """Root has recorded what is known here by the word of others."""
     former_availability: str = ""
     """What other records of root's said of this cluster; empty when its present ones have said it."""
     root_applied: Version = field(default_factory=Version)
@@ -137,6 +139,7 @@ def observe(
         root_known=state.root.applied != Version(),
         root_epoch=state.root.applied.epoch,
         origins=state.origins_by_service(),
+        heard_out=state.root.heard_epoch == state.root.applied.epoch,
         former_availability=_former_availability(state.root),
         root_applied=state.root.applied,
         unproven_s=_unproven_s(state, now_s),

@@ -320,5 +320,6 @@ def _services_left(observed: Observed, gone: set[Withdrawn]) -> Iterator[ForgetS
         yield ForgetService(service=service)
     applications = {observed.services[id].application_id for id in used & observed.services.keys()}
     for service, origin in sorted(observed.origins.items()):
-        if origin.application.id not in applications:
+        claimed = not observed.heard_out and origin.epoch != observed.root_epoch
+        if origin.application.id not in applications and not claimed:
             yield ForgetOrigin(service=service)

@@ -179,6 +179,8 @@ class RootRecord:
     """Whether this cluster takes instances; empty: root never said."""
     availability_epoch: int = 0
     """Of the store of root's that said so."""
+    heard_epoch: int = 0
+    """Of the store of root's that has all that is known here by the word of others."""
 
 
 @dataclass(slots=True, kw_only=True)

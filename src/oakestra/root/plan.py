@@ -161,8 +161,8 @@ def _truer(record: SlotRecord, seen: InstanceStatus, cluster: ClusterSeen) -> In
         return seen if cluster.complete else record.status
     if order(seen) == order(record.status):
         return seen  # the same report in other words: what is lost is ready no more, without having moved
-    if seen.ready and not record.status.ready:
-        return seen  # a successor was lost before its predecessor had gone: that one serves
+    if seen.ready and not (record.status.ready and seen.key == record.status.key):
+        return seen  # a successor was lost, or fell, before its predecessor had gone: that one serves
     return merge(record.status, seen)
 
 

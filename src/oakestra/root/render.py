@@ -62,15 +62,16 @@ def _assignment(
     services = sorted({assigned.placed.service for assigned in held})
     tenants = {observed.services[service].spec.tenant for service in services}
     elsewhere = remote.present(tenants, besides=id)
-    cluster = observed.clusters[id]
-    seen = cluster.record
+    seen = observed.clusters[id].record
+    heard_out = seen.heard_epoch == observed.epoch
     return ClusterAssignment(
         version=Version(),
         services=tuple(observed.services[service].spec for service in services),
         slots=tuple(held),
         withdrawn=tuple(withdrawn),
         origins=tuple(origins.of(services)),
-        availability=seen.availability.value if cluster.told and seen.availability_epoch else "",
+        heard_out=heard_out,
+        availability=seen.availability.value if heard_out and seen.availability_epoch else "",
         subnet_lease=(seen.subnet_first, seen.subnet_count),
         remote_services=tuple(
             observed.services[service].spec

@@ -274,6 +274,8 @@ class ClusterRecord:
     availability: Availability = Availability.ACTIVE
     availability_epoch: int = 0
     """Of the records that `availability` was set in, or taken over to; 0: nobody ever said."""
+    heard_epoch: int = 0
+    """Of the records that have all that it held by the word of others; 0: of none."""
     generation: int = 0
     """Of the assignment last rendered for it."""
     assignment_digest: str = ""

@@ -494,7 +494,8 @@ def _nothing_else(worker: WorkerHost, rightful: set[InstanceKey]) -> Iterator[st
 
 
 def _routes(world: World, worker: WorkerHost) -> Iterator[str]:
-    """Every service address leads to all the ready instances that are alive, one per slot, and to nothing else."""
+    """Every service address leads to all the ready instances that are alive, one per slot, and to nothing else but what
+    clusters had that a new root has not heard of."""
     root = world.root.tier
     if root is None or worker.tier is None or not worker.tier.desired.instances:
         return
@@ -506,16 +507,26 @@ def _routes(world: World, worker: WorkerHost) -> Iterator[str]:
         reachable = cluster is not None and cluster.alive
         if reachable and status is not None and status.ready and record.wanted:
             ready[record.slot.service][record.slot.number] = status.namespace
+    unheard = _had_by_the_unheard(world, worker)
     for route in worker.kept.kernel.overlay.routes:
         wanted = set(ready[route.service].values())
         if route.kind.value == "instance":
             continue
         leads_to = [backend.address for backend in route.backends]
-        if len(leads_to) != len(set(leads_to)) or set(leads_to) != wanted:
+        if len(leads_to) != len(set(leads_to)) or set(leads_to) - unheard != wanted - unheard:
             yield (
                 f"on {worker.name} {route.address.v4} leads to {[address.v4 for address in leads_to]}, "
                 f"ready are {sorted(address.v4 for address in wanted)}"
             )
+
+
+def _had_by_the_unheard(world: World, worker: WorkerHost) -> set[InstanceAddress]:
+    """Return where clusters have instances, as this one knows, that have told a root whose records are new nothing yet."""
+    told = worker.cluster.tier.state.remote if worker.cluster.tier is not None else None
+    if told is None or told.heard is None:
+        return set()
+    unheard = {cluster.id for cluster in world.clusters.values() if not world.has_told(cluster)}
+    return {one.namespace for one in told.remotes if one.cluster in unheard}
 
 
 def _tombstones(world: World) -> Iterator[str]:

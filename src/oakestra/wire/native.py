@@ -100,6 +100,8 @@ class ClusterAssignment:
     withdrawn: tuple[Placement, ...] = ()
     origins: tuple[Origin, ...] = ()
     """Of each of `services`, and of every other service of their applications."""
+    heard_out: bool = False
+    """Root has recorded all that this cluster holds by the word of records that root has not: it may be forgotten."""
     availability: str = ""
     """Whether this cluster takes instances; empty: nobody said since root's records are new."""
     subnet_lease: tuple[int, int] | None = None

@@ -116,6 +116,17 @@ def test_an_application_goes_with_its_last_instance_here() -> None:
     assert not here.state.services
 
 
+def test_what_goes_with_its_last_instance_is_claimed_before_it_is_forgotten() -> None:
+    """Root lost its records between taking the instance away and seeing it gone: the service was not deleted."""
+    here = Here()
+    here.hears(told(1, 1, origin(WEB, epoch=1)))
+    accept(here.state, replace(told(1, 2, web=None), withdrawn=(Placement(WEB, 0, 1),)))
+    (claim,) = here.hears(told(2, 1, web=None))
+    assert (claim.service.id, claim.slots) == (WEB, ())
+    assert here.hears(replace(told(2, 2, web=None), heard_out=True)) == []
+    assert not here.state.origins
+
+
 def test_whether_it_takes_instances_is_claimed_until_root_says_so() -> None:
     here = Here()
     here.hears(replace(told(1, 1), availability="draining"))

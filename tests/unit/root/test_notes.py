@@ -63,3 +63,8 @@ def test_an_earlier_report_that_arrives_late_says_nothing_new() -> None:
 def test_who_serves_is_who_is_ready_when_a_successor_is_lost_before_its_predecessor_went() -> None:
     earlier = attempt(1, FIRST)
     assert heard(attempt(2, SECOND, ready=False), earlier, lost=SECOND) == earlier
+
+
+def test_who_serves_is_its_predecessor_when_a_successor_that_was_ready_falls() -> None:
+    earlier = attempt(1, FIRST)
+    assert heard(attempt(2, SECOND), earlier) == earlier

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.root.rebuild.numbers import joined, without
-from oakestra.root.rebuild.plan import Close, Holder, Learn, Rebuilt, TakeOver
+from oakestra.root.rebuild.plan import HeardOut, Holder, Learn, Rebuilt, TakeOver
 from oakestra.root.state import (
     REBUILT,
     ApplicationRecord,
@@ -38,15 +38,15 @@ def begin_anew(state: RootState, epoch: int) -> None:
         state.slots.put(key, replace(record, status_store=NO_STORE))
 
 
-def rebuild(state: RootState, decision: Learn | TakeOver | Close | Rebuilt, *, now_wall_s: float) -> None:
+def rebuild(state: RootState, decision: Learn | TakeOver | HeardOut | Rebuilt, *, now_wall_s: float) -> None:
     """Put a decision into the records."""
     match decision:
         case Learn():
             _learn(state, decision)
         case TakeOver():
             _take_over(state, decision, now_wall_s)
-        case Close():
-            _close(state, decision)
+        case HeardOut():
+            _heard_out(state, decision)
         case Rebuilt(epoch=epoch):
             state.settings.put(REBUILT, str(epoch))
 
@@ -119,13 +119,13 @@ def _leaving(earlier: Holder) -> Leaving:
     )
 
 
-def _close(state: RootState, decision: Close) -> None:
-    """Record whether a cluster takes instances, as it was told by records that are gone."""
-    record = state.clusters[decision.cluster]
-    state.clusters.put(
-        decision.cluster,
-        replace(record, availability=decision.availability, availability_epoch=state.records.epoch),
-    )
+def _heard_out(state: RootState, decision: HeardOut) -> None:
+    """Record that a cluster has told what it holds, and whether it takes instances by the word of records that are gone."""
+    epoch = state.records.epoch
+    record = replace(state.clusters[decision.cluster], heard_epoch=epoch)
+    if decision.availability is not None:
+        record = replace(record, availability=decision.availability, availability_epoch=epoch)
+    state.clusters.put(decision.cluster, record)
 
 
 def _slot_address(state: RootState, claim: Holder) -> InstanceAddress:

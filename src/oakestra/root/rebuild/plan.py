@@ -65,11 +65,12 @@ class Decline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Close:
-    """A cluster was told whether it takes instances by records that are gone: so it remains."""
+class HeardOut:
+    """A cluster has told these records all that it holds by the word of others."""
 
     cluster: ClusterId
-    availability: Availability
+    availability: Availability | None
+    """Whether it takes instances, as others said: so it remains. None: nobody said, or these records did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class Rebuilt:
     epoch: int
 
 
-Answer = Learn | TakeOver | Decline | Close
+Answer = Learn | TakeOver | Decline | HeardOut
 
 
 def claims(observed: Observed) -> Iterator[Answer]:
@@ -95,8 +96,9 @@ def claims(observed: Observed) -> Iterator[Answer]:
         yield from _chosen(observed, slot, holders)
     yield from _unheard_of(observed)
     for id, cluster in sorted(observed.clusters.items()):
-        if cluster.former_availability:
-            yield Close(cluster=id, availability=cluster.availability)
+        if cluster.told and cluster.record.heard_epoch != observed.epoch:
+            former = cluster.availability if cluster.former_availability else None
+            yield HeardOut(cluster=id, availability=former)
 
 
 def _chosen(observed: Observed, slot: Slot, claimed: Sequence[Holder]) -> Iterator[TakeOver | Decline]:
