@@ -217,7 +217,6 @@ class Cluster:
         self.state.workers.put(joined.id, joined)
         await self.state.commit()
         reach(Point.CLUSTER_WORKER_KEPT)
-        self._resend.add(joined.id)
         self._loop.wake()
         return WorkerJoined(
             id=joined.id,
@@ -318,6 +317,7 @@ class Cluster:
     def _worker_presence(self, peer: str, connected: bool) -> None:  # noqa: FBT001 - the contract of links
         if connected:
             self._relay.is_back(peer)
+            self._resend |= {WorkerId(peer)} & self.state.workers_by_id().keys()
         self._loop.wake()
 
     # --- the pass ------------------------------------------------------------------------------------------------
