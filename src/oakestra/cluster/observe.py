@@ -13,7 +13,7 @@ from oakestra.cluster.state import (
     WorkerRecord,
     WorkerView,
 )
-from oakestra.control.settled import same
+from oakestra.control.settled import look
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Slot, is_done
 from oakestra.model.service import ServiceSpec
@@ -188,10 +188,10 @@ def _unproven_s(state: ClusterState, now_s: float) -> Mapping[InstanceKey, float
     return missing
 
 
-_TIMELESS = tuple(
+_timeless = look(
     one.name for one in fields(Observed) if one.name not in {"unproven_s", "lingering_s", "memory", "workers"}
 )
-_TIMELESS_OF_A_WORKER = tuple(
+_timeless_of_a_worker = look(
     one.name for one in fields(WorkerSeen) if one.name not in {"silent_s", "applied"}
 )
 
@@ -200,12 +200,15 @@ def only_time_passed(before: Observed, now: Observed) -> bool:
     """Tell whether what is planned now is what was planned before: nothing differs but how long things have lasted,
     and none of that has come to mean more."""
     return (
-        same(before, now, _TIMELESS)
+        _timeless(before) == _timeless(now)
         and before.unproven_s.keys() == now.unproven_s.keys()
         and before.lingering_s.keys() == now.lingering_s.keys()
         and before.memory.means(now.memory)
         and before.workers.keys() == now.workers.keys()
-        and all(same(before.workers[id], worker, _TIMELESS_OF_A_WORKER) for id, worker in now.workers.items())
+        and all(
+            _timeless_of_a_worker(before.workers[id]) == _timeless_of_a_worker(worker)
+            for id, worker in now.workers.items()
+        )
         and (not _applied_more(before, now) or not waits_for_workers(now))
         and not _patience_ended(before, now)
     )

@@ -446,7 +446,13 @@ class Cluster:
 
     def _next_deadline_s(self, observed: Observed) -> float | None:
         now_s = self._clock.uptime_s()
-        due = [self._judged_again_s(id, worker) for id, worker in observed.workers.items()]
+        missed = {record.worker for record in self.state.slots.values()}
+        due = [
+            LOOK_AGAIN_S
+            if worker.liveness is Liveness.LOST and id in missed
+            else self._judged_again_s(id, worker)
+            for id, worker in observed.workers.items()
+        ]
         moving = [record for record in observed.slots.values() if record.leaving is not None]
         due += [observed.unproven_s[record.key] for record in moving if record.key in observed.unproven_s]
         due += observed.lingering_s.values()
@@ -482,15 +488,13 @@ class Cluster:
     def _judged_again_s(self, id: WorkerId, worker: WorkerSeen) -> float:
         """Return in how many seconds silence will mean more than it does now."""
         patience = self._patience(self.state.view(id))
-        ends = {
-            Liveness.LIVE: patience.suspect_after_s,
-            Liveness.SUSPECT: max(patience.lost_after_s, worker.silent_s + LOOK_AGAIN_S),
-            Liveness.LOST: worker.silent_s + self._tuning.resync_s,
-        }
-        waiting = worker.liveness is Liveness.LOST and any(
-            record.worker == id for record in self.state.slots.values()
-        )
-        return LOOK_AGAIN_S if waiting else ends[worker.liveness] - worker.silent_s
+        match worker.liveness:
+            case Liveness.LIVE:
+                return patience.suspect_after_s - worker.silent_s
+            case Liveness.SUSPECT:
+                return max(patience.lost_after_s - worker.silent_s, LOOK_AGAIN_S)
+            case Liveness.LOST:
+                return self._tuning.resync_s
 
     async def _ask_suspects(self) -> None:
         """Ask every suspect again and again until it answers or is lost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from oakestra.control.settled import same
+from oakestra.control.settled import look
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
 from oakestra.root.state import (
@@ -221,8 +221,8 @@ def _refused(
 
 
 _TIMELY = {"clusters", "memory", "standing", "quarantined", "new_for_s", "now_s", "now_wall_s"}
-_TIMELESS = tuple(one.name for one in fields(Observed) if one.name not in _TIMELY)
-_TIMELESS_OF_A_CLUSTER = tuple(one.name for one in fields(ClusterSeen) if one.name != "silent_s")
+_timeless = look(one.name for one in fields(Observed) if one.name not in _TIMELY)
+_timeless_of_a_cluster = look(one.name for one in fields(ClusterSeen) if one.name != "silent_s")
 
 
 def only_time_passed(before: Observed, now: Observed, *, grace_s: float) -> bool:
@@ -233,10 +233,13 @@ def only_time_passed(before: Observed, now: Observed, *, grace_s: float) -> bool
         and not now.turned_since_s
         and (before.new_for_s is None) == (now.new_for_s is None)
         and (now.new_for_s or 0.0) < REBUILT_AFTER_S
-        and same(before, now, _TIMELESS)
+        and _timeless(before) == _timeless(now)
         and before.memory.means(now.memory)
         and before.clusters.keys() == now.clusters.keys()
-        and all(same(before.clusters[id], seen, _TIMELESS_OF_A_CLUSTER) for id, seen in now.clusters.items())
+        and all(
+            _timeless_of_a_cluster(before.clusters[id]) == _timeless_of_a_cluster(seen)
+            for id, seen in now.clusters.items()
+        )
         and before.quarantined.keys() == now.quarantined.keys()
         and not any(until <= now.now_wall_s for until in now.quarantined.values())
         and not _patience_ended(before, now, grace_s)

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 from oakestra.model.service import InstanceAddress, Reconcile, ServiceSpec
+from oakestra.network import Overlay
 from oakestra.root.observe import REBUILT_AFTER_S
-from oakestra.simulation.checkers import key_of, spec_of, unsettled
+from oakestra.simulation.checkers import key_of, spec_of
+from oakestra.simulation.healed import unsettled
 from oakestra.simulation.world import World
 
 QUIET_S = 30.0
@@ -80,32 +82,37 @@ async def _loss_of_roots_store(world: World, random: Random) -> None:
     One of them is heard late. Whoever was led to an instance is led there all the while, and after that.
     """
     late = world.clusters[random.choice([name for name, host in world.clusters.items() if host.alive])]
-    before = _led(world)
+    before = {name: _led(overlay) for name, overlay in _overlays(world).items()}
     world.cut(late, world.root)
     await world.lose_root()
     world.root.start()
     mend_s = world.now_s + random.uniform(0, LATE_S)
     missed: set[tuple[str, str]] = set()
+    seen: dict[str, Overlay] = {}
     until_s = world.now_s + REBUILT_AFTER_S + LATE_S
     while world.now_s < until_s:
         await asyncio.sleep(LOOK_EVERY_S)
         if world.now_s >= mend_s:
             world.mend(late, world.root)
             mend_s = float("inf")
-        now = _led(world)
-        missed |= {place for place in before if before[place] - now.get(place, set())}
+        now = _overlays(world)
+        for name in [name for name in before if name not in seen or now.get(name) is not seen[name]]:
+            seen[name] = now.get(name, Overlay())
+            leads = _led(seen[name])
+            missed |= {
+                (name, address) for address, to in before[name].items() if to - leads.get(address, set())
+            }
     for name, address in sorted(missed):
         world.complain(f"on {name} {address} did not lead to all its instances while root had lost its state")
 
 
-def _led(world: World) -> dict[tuple[str, str], set[InstanceAddress]]:
-    """Return what every service address leads to on every worker."""
-    return {
-        (name, route.address.v4): {backend.address for backend in route.backends}
-        for name, worker in world.workers.items()
-        if worker.reachable
-        for route in worker.kept.kernel.overlay.routes
-    }
+def _overlays(world: World) -> dict[str, Overlay]:
+    return {name: worker.kept.kernel.overlay for name, worker in world.workers.items() if worker.reachable}
+
+
+def _led(overlay: Overlay) -> dict[str, set[InstanceAddress]]:
+    """Return what every service address leads to on a worker."""
+    return {route.address.v4: {backend.address for backend in route.backends} for route in overlay.routes}
 
 
 async def _loss_of_a_workers_state(world: World, random: Random) -> None:

@@ -66,6 +66,18 @@ def kept_by_cluster(disk: Disk) -> Kept:
     return Kept(services=_named([*here, *(one.spec for one in origins if one.spec)]), slots=slots)
 
 
+def held_by_cluster(disk: Disk) -> Kept:
+    """Return what a cluster will still be able to tell root of, as it has instances of the application."""
+    kept = kept_by_cluster(disk)
+    applications = {
+        named.application
+        for named in kept.services.values()
+        if named.id in {slot.service for slot in kept.slots}
+    }
+    services = {id: named for id, named in kept.services.items() if named.application in applications}
+    return Kept(services=services, slots=kept.slots)
+
+
 def availability(root: Disk, cluster: Disk) -> str:
     """Return whether a cluster takes instances: what it was told goes before what root's records say."""
     told = [one.availability for one in _rows(cluster, "settings", _TOLD)]

@@ -16,12 +16,13 @@ from oakestra.control.failpoints import heeded
 from oakestra.simulation import virtual_time
 from oakestra.simulation.aftermath import disturb
 from oakestra.simulation.chaos import Chaos
-from oakestra.simulation.checkers import Watch, unsettled
+from oakestra.simulation.checkers import Watch
 from oakestra.simulation.faults import draw_faults
+from oakestra.simulation.healed import unsettled
 from oakestra.simulation.process import reached
 from oakestra.simulation.world import Shape, World, machine
 
-CHAOS_S = 180.0
+CHAOS_S = 150.0
 SETTLED_AFTER_S = 240.0
 """What is healed must be as it should be by then: 40 s until a worker that heard nothing joins again, 60 s of back-off,
 75 s until a cluster is given up."""

@@ -24,7 +24,14 @@ from oakestra.model.service import Resources
 from oakestra.root.tier import Tuning as RootTuning
 from oakestra.simulation.faults import CALM, Faults
 from oakestra.simulation.hosts import ROOT, ClusterHost, Host, RootHost, WorkerHost
-from oakestra.simulation.losing import Kept, all_of, availability, kept_by_cluster, kept_by_root
+from oakestra.simulation.losing import (
+    Kept,
+    all_of,
+    availability,
+    held_by_cluster,
+    kept_by_cluster,
+    kept_by_root,
+)
 from oakestra.simulation.user import ADMINISTRATOR, User
 from oakestra.store.fake import Disk
 from oakestra.transport.fake import FakeHub
@@ -182,13 +189,15 @@ class World:
             self.root.restore_store()
         else:
             self.root.lose_store()
-        kept = {name: kept_by_cluster(cluster.disk) for name, cluster in self.clusters.items()}
+        kept = [kept_by_cluster(cluster.disk) for cluster in self.clusters.values()]
         owed = self.user.owed()
         self.root.owed = {
-            name: all_of((self.user.missing(self.root.owed.get(name, Kept())), owed)).both(one)
-            for name, one in kept.items()
+            name: all_of((self.user.missing(self.root.owed.get(name, Kept())), owed)).both(
+                held_by_cluster(cluster.disk)
+            )
+            for name, cluster in self.clusters.items()
         }
-        self.user.doubt(all_of((kept_by_root(self.root.disk), *kept.values())))
+        self.user.doubt(all_of((kept_by_root(self.root.disk), *kept)))
         for name, cluster in self.clusters.items():
             self._note_availability(name, availability(self.root.disk, cluster.disk))
 

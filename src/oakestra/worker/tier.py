@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 from oakestra.control.clock import Clock
 from oakestra.control.failpoints import Point, reach
 from oakestra.control.loop import Loop
+from oakestra.control.settled import look
 from oakestra.model.address import subnet_index
 from oakestra.model.container import ContainerState
 from oakestra.model.errors import Invalid, OakestraError, Unavailable
@@ -272,11 +273,11 @@ class Worker:
         observed = await self._observe()
         await self._adopt(observed)
         await self._accept()
-        observed = self._watched(replace(observed, desired=self.desired))
+        observed = self._watched(self._as_desired(observed))
         await self._plumbing.prepare(observed)
         for step in plan(observed):
             await self._begin(step)
-        await self._plumbing.apply(replace(observed, desired=self.desired))
+        await self._plumbing.apply(self._as_desired(observed))
         observed = replace(
             observed,
             desired=self.desired,
@@ -288,6 +289,10 @@ class Worker:
         self._report_to_cluster(observed)
         wake_s = next_wake_s(observed)
         return min(wake_s or NETWORK_AGAIN_S, NETWORK_AGAIN_S) if self._plumbing.trouble else wake_s
+
+    def _as_desired(self, observed: Observed) -> Observed:
+        """Return what was observed, with what is desired by now."""
+        return observed if observed.desired is self.desired else replace(observed, desired=self.desired)
 
     async def _adopt(self, observed: Observed) -> None:
         """Take over what runs and is not known, before anything gets its number."""
@@ -367,7 +372,7 @@ class Worker:
     def _watched(self, observed: Observed) -> Observed:
         """Have the health of exactly those instances watched that run now, and see how they are doing."""
         health = self._watch.look(patients(observed), network_trouble=self._plumbing.lasting_trouble)
-        return replace(observed, health=health)
+        return replace(observed, health=health) if health != observed.health else observed
 
     def _note(self, containers: Mapping[int, Any], now_s: float) -> None:
         """Remember what only time tells: since when something has been ended, and which runs were seen."""
@@ -523,9 +528,13 @@ class Worker:
                 self._link.send("up", Channel.TELEMETRY, encode(telemetry))
 
 
+_said = look(one.name for one in fields(InstanceStatus) if one.name != "sequence")
+
+
 def _numbered(status: InstanceStatus, before: InstanceStatus | None, sequence: int) -> InstanceStatus:
-    same = before is not None and replace(status, sequence=before.sequence) == before
-    return before if before is not None and same else replace(status, sequence=sequence)
+    if before is not None and _said(status) == _said(before):
+        return before
+    return replace(status, sequence=sequence)
 
 
 def _belonging(desired: Desired, *, joined: WorkerJoined) -> Desired:

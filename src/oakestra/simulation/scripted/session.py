@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from oakestra.model.errors import Invalid, OakestraError
-from oakestra.simulation.checkers import unsettled
+from oakestra.simulation.healed import unsettled
 from oakestra.simulation.scripted import telling
 from oakestra.simulation.scripted.asking import Asking
 from oakestra.simulation.scripted.breaking import Breaking
