@@ -47,6 +47,8 @@ class Town:
     broken: set[int] = field(default_factory=set)
     """Revisions that never become ready."""
     runs: dict[WorkerId, dict[InstanceKey, int]] = field(default_factory=dict)
+    made_as: dict[InstanceKey, int] = field(default_factory=dict)
+    """Of what was taken back, the attempt that it was begun as."""
     needs: dict[int, Resources] = field(default_factory=dict)
     """By revision."""
     generation: int = 0
@@ -129,6 +131,7 @@ class Town:
                 for name in assigned.former:
                     if name in runs:
                         runs[assigned.key] = runs.pop(name)
+                        self.made_as[assigned.key] = self.made_as.get(name, name.attempt)
                 if assigned.key not in withdrawn:
                     runs.setdefault(assigned.key, revisions[assigned.key.service])
             if worker in self.troubled and runs != self.runs[worker]:
@@ -157,7 +160,12 @@ class Town:
 
     def _status(self, worker: WorkerId, key: InstanceKey, revision: int) -> InstanceStatus:
         status = InstanceStatus(
-            key=key, phase=Phase.RUNNING, revision=revision, restart=self.restarts[worker], worker=worker
+            key=key,
+            phase=Phase.RUNNING,
+            revision=revision,
+            restart=self.restarts[worker],
+            worker=worker,
+            made_as=self.made_as.get(key, 0),
         )
         if worker in self.unable:
             failures = Failures(steps=STEPS_MAX, how="no device")

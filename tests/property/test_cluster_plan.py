@@ -15,12 +15,13 @@ from oakestra.cluster.decisions import (
     ForgetService,
     GrantSubnet,
     Place,
+    SetAside,
     Unplaceable,
     Withdraw,
 )
 from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.plan import plan
-from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
+from oakestra.cluster.state import Aside, SlotRecord, WithdrawalRecord, WorkerRecord
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
 from oakestra.model.machine import Capacity
@@ -136,6 +137,13 @@ def carried_out(decision: Decision, world: Observed) -> Observed:
             record = slots.get(key.slot)
             if record is not None and record.worker == worker and record.key == key:
                 slots[key.slot] = replace(record, worker=None)
+            elif record is not None and record.aside is not None and record.aside_key == key:
+                slots[key.slot] = replace(record, aside=None)
+        case SetAside(slot=slot, worker=worker):
+            aside = Aside(
+                worker=worker, attempt=slots[slot].attempt, revision=slots[slot].revision, restart=0
+            )
+            slots[slot] = replace(slots[slot], worker=None, aside=aside)
         case Forget(worker=worker, key=key):
             del withdrawals[worker, key]
         case ForgetService(service=service):

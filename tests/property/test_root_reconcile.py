@@ -119,13 +119,47 @@ def test_an_original_that_is_not_ready_does_not_go_before_a_replacement_that_is(
     assert country.at() == {other: 1}
 
 
-def test_an_original_that_is_ready_goes_before_a_replacement_that_is_not() -> None:
-    country, home, other = cut_off(DisconnectPolicy(reconcile=Reconcile.BEST_SCORE))
+@pytest.mark.parametrize("policy", Reconcile)
+def test_an_original_that_is_ready_goes_before_a_replacement_that_is_not(policy: Reconcile) -> None:
+    """Whatever the policy says: what runs is not ended for what does not."""
+    country, home, other = cut_off(DisconnectPolicy(reconcile=policy))
     country.broken.add(other)
     country.pass_time(LOST_S + 3)
     country.cut.clear()
     country.pass_time(30)
     assert (country.at(), country.serving()) == ({home: 1}, 1)
+
+
+def test_in_a_drained_cluster_too_the_original_serves_until_its_replacement_does() -> None:
+    country, home, other = cut_off(ORIGINAL)
+    country.broken.add(other)
+    country.pass_time(LOST_S + 3)
+    country.set(home, Availability.DRAINING)
+    country.cut.clear()
+    for _ in range(30):
+        country.step()
+        assert len(country.runs[home]) == 1, "it was not ended"
+    assert country.serving() == 1
+    country.broken.clear()
+    country.pass_time(30)
+    assert (country.at(), country.serving()) == ({other: 1}, 1)
+
+
+def test_what_was_to_leave_a_cluster_that_is_lost_serves_again_when_that_is_back_first() -> None:
+    """Found by seed 1310: it was given up for a successor that fitted nowhere."""
+    country, home, other = cut_off(DisconnectPolicy())
+    country.cut.clear()
+    country.broken.add(other)
+    country.set(home, Availability.DRAINING)
+    country.pass_time(5)
+    assert country.slot().leaving is not None
+    country.cut.add(home)
+    country.pass_time(LOST_S + 3)
+    assert (country.slot().leaving, country.slot().aside is not None) == (None, True)
+    country.cut.clear()
+    country.pass_time(30)
+    assert len(country.runs[home]) == 1
+    assert country.serving() == 1
 
 
 def test_what_was_heard_before_its_cluster_was_lost_decides_nothing() -> None:

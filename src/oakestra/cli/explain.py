@@ -119,7 +119,10 @@ def _sentences(instance: Document, word: str) -> list[str]:
     if word == UNPLACEABLE and not instance["cluster"]:
         said = [f"in no cluster: {placement}"]
     elif instance["cluster"]:
-        said = [f"in cluster {instance['cluster']}{f': {placement}' if placement else ''}"]
+        stays = f"stays in {instance['cluster']}: "
+        joint = ", and stays there: " if placement.startswith(stays) else ": "
+        why = placement.removeprefix(stays)
+        said = [f"in cluster {instance['cluster']}{joint + why if why else ''}"]
         if instance["worker"]:
             said.append(f"on worker {instance['worker']}{_history(instance)}")
         elif word == UNPLACEABLE:

@@ -29,6 +29,7 @@ class Adopt:
     worker: WorkerId
     attempt: int
     revision: int = 0
+    former: tuple[int, ...] = ()
     reason: str = "found running"
 
 
@@ -106,6 +107,8 @@ class SetAside:
 
     slot: Slot
     worker: WorkerId
+    attempt: int
+    revision: int
     restart: int
     reason: str
 

@@ -249,16 +249,20 @@ def _move(state: ClusterState, move: Move) -> None:
 
 
 def _set_aside(state: ClusterState, decision: SetAside) -> None:
+    """Keep an attempt for its worker's return: the slot's own, which has no place then, or one that was to leave."""
     record = state.slots[slot_key(decision.slot)]
+    leaving = record.leaving
+    given_up = leaving if leaving is not None and leaving.attempt == decision.attempt else record
     aside = Aside(
         worker=decision.worker,
-        attempt=record.attempt,
-        former=record.former,
-        revision=record.revision,
+        attempt=decision.attempt,
+        former=given_up.former,
+        revision=decision.revision,
         restart=decision.restart,
-        held=record.held,
+        held=given_up.held,
     )
-    state.slots.put(slot_key(decision.slot), replace(record, worker=None, former=(), aside=aside))
+    rest = replace(record, worker=None, former=()) if given_up is record else replace(record, leaving=None)
+    state.slots.put(slot_key(decision.slot), replace(rest, aside=aside))
 
 
 def _take_back(state: ClusterState, decision: TakeBack) -> None:
@@ -300,7 +304,7 @@ def _adopt(state: ClusterState, adoption: Adopt) -> None:
         attempt=adoption.attempt,
         revision=adoption.revision,
         held=None,
-        former=(),
+        former=adoption.former,
         leaving=None,
         aside=None,
         reason=adoption.reason,

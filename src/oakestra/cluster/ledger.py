@@ -101,7 +101,7 @@ def _strays(observed: Observed) -> Iterator[Withdrawn]:
         for key in worker.statuses:
             record = observed.slots.get(key.slot)
             current = record is not None and (
-                (id, key) in record.attempts or (id == record.worker and key in record.former_keys)
+                (id, key) in record.attempts or record.renamed(id, key) is not None
             )
             if not current and (id, key) not in observed.withdrawals:
                 yield id, key

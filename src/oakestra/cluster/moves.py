@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from oakestra.cluster.decisions import Move, Relieve, Unplaceable, Withdraw
+from oakestra.cluster.decisions import Move, Relieve, SetAside, Unplaceable, Withdraw
 from oakestra.cluster.elsewhere import Avoided, Places, choose
 from oakestra.cluster.ledger import Ledger, as_asked
-from oakestra.cluster.observe import Observed, Withdrawn
+from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import Availability, Held, SlotRecord
 from oakestra.model.ids import ServiceId, WorkerId
 from oakestra.model.instance import InstanceStatus, Phase, Slot
@@ -28,21 +28,36 @@ from oakestra.scheduling.placement import Choice, NoChoice, choose_worker
 from oakestra.scheduling.request import Request, WorkerCandidate
 
 
-def finished(observed: Observed) -> Iterator[Relieve | Withdraw]:
+def finished(observed: Observed) -> Iterator[Relieve | Withdraw | SetAside]:
     """Yield the end of every attempt whose successor is ready, whose worker is lost, or that came to nothing."""
     for _, record in sorted(observed.slots.items()):
         if record.leaving is None:
             continue
         worker = observed.workers.get(record.leaving.worker)
         if worker is None or worker.liveness is Liveness.LOST:
-            name = worker.record.name if worker else record.leaving.worker
-            yield Withdraw(
-                key=record.leaving_key, worker=record.leaving.worker, reason=f"worker {name} is lost"
-            )
+            yield _out_of_reach(observed, record, worker)
         elif _is_proven(observed, record):
             yield from _succeeded(observed, record)
         elif record.worker is not None and (why := _gives_up(observed, record)):
             yield Withdraw(key=record.key, worker=record.worker, reason=why)
+
+
+def _out_of_reach(observed: Observed, record: SlotRecord, worker: WorkerSeen | None) -> Withdraw | SetAside:
+    """Return what becomes of an attempt that was to leave a worker which is lost: it may come back before its successor
+    is ready."""
+    assert record.leaving is not None, "asked only while something leaves"
+    why = f"worker {worker.record.name if worker else record.leaving.worker} is lost"
+    seen = worker.statuses.get(record.leaving_key) if worker is not None else None
+    if seen is None or record.aside is not None or _is_ready(observed, record):
+        return Withdraw(key=record.leaving_key, worker=record.leaving.worker, reason=why)
+    return SetAside(
+        slot=record.placed.slot,
+        worker=record.leaving.worker,
+        attempt=record.leaving.attempt,
+        revision=seen.revision,
+        restart=seen.restart,
+        reason=why,
+    )
 
 
 def moves(

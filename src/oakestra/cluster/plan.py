@@ -18,6 +18,7 @@ from oakestra.cluster.decisions import (
     ForgetService,
     GrantSubnet,
     Place,
+    Relieve,
     SetAside,
     Unplaceable,
     Withdraw,
@@ -30,7 +31,7 @@ from oakestra.cluster.reconcile import called_off, is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
 from oakestra.model.address import INSTANCES_PER_SUBNET
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceKey, Phase, Slot, is_done
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot, is_done
 from oakestra.model.service import DisconnectPolicy, UpdateOrder
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice
@@ -55,7 +56,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     forgotten = tuple(_gone(observed))
     adopted = tuple(_adoptions(observed))
     turned = tuple(finished(observed))
-    ended = tuple(decision for decision in turned if isinstance(decision, Withdraw))
+    ended = tuple(decision for decision in turned if not isinstance(decision, Relieve))
     withdrawn = (*ended, *_withdrawals(observed, {(d.slot, d.attempt, d.worker) for d in adopted}))
     ledger = Ledger(observed, {(d.worker, d.key) for d in forgotten}, vcpu_overcommit=vcpu_overcommit)
     places = Places(observed)
@@ -74,7 +75,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     moved = tuple(moves(observed, ledger, places, seen, besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
-    relieved = tuple(decision for decision in turned if not isinstance(decision, Withdraw))
+    relieved = tuple(decision for decision in turned if isinstance(decision, Relieve))
     pardoned = tuple(forgiven(observed))
     return (
         *forgotten,
@@ -150,7 +151,7 @@ def _shown_gone(worker: WorkerSeen, withdrawal: WithdrawalRecord, *, epoch: int)
 
 def _adoptions(observed: Observed) -> Iterator[Adopt]:
     """A store that is new, or was restored, takes what runs for the slots it was given, the latest attempt of each."""
-    best: dict[Slot, tuple[int, WorkerId, int]] = {}
+    best: dict[Slot, tuple[int, WorkerId, InstanceStatus]] = {}
     for id, worker in sorted(observed.workers.items()):
         if worker.liveness is Liveness.LOST:
             continue
@@ -160,10 +161,11 @@ def _adoptions(observed: Observed) -> Iterator[Adopt]:
             wanted = record is not None and record.placed == key.placed and not withdrawn
             if record is None or not wanted or key.attempt <= record.attempt:
                 continue
-            found = (key.attempt, id, worker.statuses[key].revision)
-            best[key.slot] = max(best.get(key.slot, (0, id, 0)), found)
-    for slot, (attempt, id, revision) in sorted(best.items()):
-        yield Adopt(slot=slot, worker=id, attempt=attempt, revision=revision)
+            found = (key.attempt, id, worker.statuses[key])
+            best[key.slot] = max(best.get(key.slot, found), found, key=lambda one: one[:2])
+    for slot, (attempt, id, status) in sorted(best.items()):
+        former = (status.made_as,) if status.made_as else ()
+        yield Adopt(slot=slot, worker=id, attempt=attempt, revision=status.revision, former=former)
 
 
 def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw | SetAside]:
@@ -175,10 +177,17 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
         why = _given_up(observed, record)
         if slot in moved:
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
-        elif why and spec is not None and is_set_aside(observed, record, spec):
+        elif why and spec is not None and is_set_aside(observed, record):
             seen = worker.statuses.get(record.key) if worker else None
             restart = seen.restart if seen else 0
-            yield SetAside(slot=slot, worker=record.worker, restart=restart, reason=why)
+            yield SetAside(
+                slot=slot,
+                worker=record.worker,
+                attempt=record.attempt,
+                revision=record.revision,
+                restart=restart,
+                reason=why,
+            )
         elif why:
             yield Withdraw(key=record.key, worker=record.worker, reason=why)
     for id, worker in sorted(observed.workers.items()):
@@ -203,9 +212,9 @@ def _orphaned(observed: Observed, key: InstanceKey, worker: WorkerId, adopted: s
 
 
 def _goes_on(observed: Observed, record: SlotRecord, worker: WorkerId, key: InstanceKey) -> bool:
-    """Tell whether an attempt is the current one, which its worker does not call by its new number yet."""
-    named = worker == record.worker and key in record.former_keys
-    return named and record.key not in observed.workers[worker].statuses
+    """Tell whether an attempt has a right to be there, and its worker only does not call it by its new number yet."""
+    name = record.renamed(worker, key)
+    return name is not None and name not in observed.workers[worker].statuses
 
 
 def _placements(
@@ -294,7 +303,7 @@ def _given_up(observed: Observed, record: SlotRecord) -> str:
 
 def _lives(worker: WorkerSeen, record: SlotRecord) -> bool:
     """Tell whether an attempt runs, or has come to its end, so that its worker need not start it."""
-    names = (record.key, *record.former_keys)
+    names = (record.key, *record.former_keys(record.key))
     return any(name in worker.statuses and worker.statuses[name].phase in _LIVES for name in names)
 
 

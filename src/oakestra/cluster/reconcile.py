@@ -1,6 +1,6 @@
 """Decide which of two instances of one slot stays when a lost worker returns with the one that was replaced. Pure.
 
-The one that was replaced is set aside, not withdrawn, if its service may want it back. It keeps its slot's address, and
+The one that was replaced is set aside, not withdrawn: it may be wanted back while its replacement is not ready. It keeps its slot's address, and
 nobody is led to it, until its worker is there again and the service's policy decides.
 """
 
@@ -35,7 +35,7 @@ def returned(
             continue
         worker = observed.workers.get(record.aside.worker)
         spec = observed.services.get(slot.service)
-        why = _why_never(worker, spec, record.aside)
+        why = _why_never(observed, record, record.aside)
         if why:
             yield Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
         elif worker is not None and spec is not None and worker.liveness is Liveness.LIVE and worker.complete:
@@ -89,25 +89,31 @@ def _may_stay(
     return (worker, earlier) if stays else (None, None)
 
 
-def is_set_aside(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
-    """Tell whether an attempt that is given up may be wanted back: a lost member has it, and its service says so."""
+def is_set_aside(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether an attempt that is given up may be wanted back: a lost worker has it."""
     worker = observed.workers.get(record.worker) if record.worker else None
     return (
-        spec.disconnect.reconcile is not Reconcile.KEEP_REPLACEMENT
-        and record.aside is None
+        record.aside is None
         and record.leaving is None
         and worker is not None
         and worker.liveness is Liveness.LOST
     )
 
 
-def _why_never(worker: WorkerSeen | None, spec: ServiceSpec | None, aside: Aside) -> str:
+def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
+    worker = observed.workers.get(aside.worker)
+    spec = observed.services.get(record.placed.service)
     if worker is None:
         return "its worker was removed"
-    if spec is None or spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
-        return "its replacement is kept"
+    if spec is None:
+        return "no longer wanted"
     if not spec.covers(aside.revision):
         return f"updated to revision {spec.revision}"
+    replacement = status_of(observed, record.worker, record.key)
+    if replacement is None or not replacement.ready:
+        return ""
+    if spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
+        return "its replacement is kept"
     if worker.record.availability is Availability.DRAINING:
         return f"worker {worker.record.name} is drained"
     return ""

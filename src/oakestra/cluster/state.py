@@ -116,10 +116,19 @@ class SlotRecord:
         assert self.aside is not None, "asked only while something is set aside"
         return InstanceKey(*self.placed, self.aside.attempt)
 
-    @property
-    def former_keys(self) -> tuple[InstanceKey, ...]:
-        """The names that the current attempt had before it was taken back."""
-        return tuple(InstanceKey(*self.placed, attempt) for attempt in self.former)
+    def former_keys(self, key: InstanceKey) -> tuple[InstanceKey, ...]:
+        """Return the names that one of its attempts had before it was taken back."""
+        holder: SlotRecord | Leaving | Aside = self
+        if self.leaving is not None and key.attempt == self.leaving.attempt:
+            holder = self.leaving
+        elif self.aside is not None and key.attempt == self.aside.attempt:
+            holder = self.aside
+        return tuple(InstanceKey(*self.placed, attempt) for attempt in holder.former)
+
+    def renamed(self, worker: WorkerId, key: InstanceKey) -> InstanceKey | None:
+        """Return which of its attempts a worker may still call by this name; None: none that it has."""
+        names = (name for holder, name in self.attempts if holder == worker)
+        return next((name for name in names if key in self.former_keys(name)), None)
 
     @property
     def leaving_key(self) -> InstanceKey:

@@ -73,8 +73,7 @@ def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> 
                 yield _about(slot, EventKind.PLACED, reason, names.get(worker, worker), attempt)
             case Adopt(slot=slot, worker=worker, attempt=attempt, reason=reason):
                 yield _about(slot, EventKind.ADOPTED, reason, names.get(worker, worker), attempt)
-            case SetAside(slot=slot, worker=worker, reason=reason):
-                attempt = observed.slots[slot].attempt
+            case SetAside(slot=slot, worker=worker, attempt=attempt, reason=reason):
                 yield _about(slot, EventKind.SET_ASIDE, reason, names.get(worker, worker), attempt)
             case TakeBack(slot=slot, worker=worker, attempt=attempt, reason=reason):
                 yield _about(slot, EventKind.ADOPTED, reason, names.get(worker, worker), attempt)

@@ -121,6 +121,8 @@ class InstanceStatus:
     """Of the service's spec that it runs."""
     namespace: InstanceAddress = field(default_factory=InstanceAddress)
     """Its own addresses on the worker's subnet (not the semantic ones)."""
+    made_as: int = 0
+    """The attempt that its container was made as, if it was taken back since and has another number; 0: it was not."""
 
 
 def order(status: InstanceStatus) -> tuple[int, int, int, int, int, int]:

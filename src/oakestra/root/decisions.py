@@ -60,6 +60,7 @@ class SetAside:
 
     slot: Slot
     cluster: ClusterId
+    placement: int
     reason: str
 
 

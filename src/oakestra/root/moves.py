@@ -16,7 +16,7 @@ from dataclasses import replace
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
-from oakestra.root.decisions import Forgive, Withdraw
+from oakestra.root.decisions import Forgive, SetAside, Withdraw
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.state import Availability, SlotRecord
 from oakestra.scheduling.elsewhere import is_hopeless, is_over
@@ -37,11 +37,19 @@ def given_up(cluster: ClusterSeen, spec: ServiceSpec) -> str:
     return ""
 
 
-def departures(observed: Observed) -> Iterator[Withdraw]:
+def departures(observed: Observed) -> Iterator[Withdraw | SetAside]:
     """Yield the end of every earlier placement that is of no use any more, or whose successor has served for long enough."""
-    for _, record in sorted(observed.slots.items()):
-        if record.leaving is not None and (why := _why_end(observed, record)):
-            yield Withdraw(placed=record.leaving_placed, cluster=record.leaving.cluster, reason=why)
+    for slot, record in sorted(observed.slots.items()):
+        leaving = record.leaving
+        if leaving is None:
+            continue
+        if why := _why_end(observed, record):
+            yield Withdraw(placed=record.leaving_placed, cluster=leaving.cluster, reason=why)
+        elif why := _given_up(observed, record):
+            if record.aside is None:
+                yield SetAside(slot=slot, cluster=leaving.cluster, placement=leaving.placement, reason=why)
+            else:
+                yield Withdraw(placed=record.leaving_placed, cluster=leaving.cluster, reason=why)
 
 
 def _why_end(observed: Observed, record: SlotRecord) -> str:
@@ -51,12 +59,10 @@ def _why_end(observed: Observed, record: SlotRecord) -> str:
         return "its cluster was removed"
     if not record.wanted:
         return "no longer wanted"
+    if record.slot.service not in observed.services:
+        return "its service is gone"
     if cluster.liveness is Liveness.LOST:
-        return (
-            "its successor is ready"
-            if record.turned and record.is_ready
-            else _given_up(observed, record, cluster)
-        )
+        return "its successor is ready" if record.turned and record.is_ready else ""
     if record.leaving_placed in cluster.refusals:
         return cluster.refusals[record.leaving_placed]
     lingered_s = observed.now_s - observed.turned_since_s.get(record.slot, observed.now_s)
@@ -73,9 +79,13 @@ def lingers_s(observed: Observed) -> Iterator[float]:
             yield left_s
 
 
-def _given_up(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> str:
-    service = observed.services.get(record.slot.service)
-    return given_up(cluster, service.spec) if service is not None else "its service is gone"
+def _given_up(observed: Observed, record: SlotRecord) -> str:
+    """Say that what was to leave a cluster is out of reach for good, before its successor serves; nothing otherwise."""
+    assert record.leaving is not None, "asked only while something leaves"
+    cluster = observed.clusters[record.leaving.cluster]
+    if cluster.liveness is not Liveness.LOST:
+        return ""
+    return given_up(cluster, observed.services[record.slot.service].spec)
 
 
 def _knows(observed: Observed, record: SlotRecord) -> bool:

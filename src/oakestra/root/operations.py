@@ -298,6 +298,7 @@ class Operations:
             record, availability=Availability(availability), availability_epoch=self._state.records.epoch
         )
         self._state.clusters.put(record.id, changed)
+        self._state.closed_or_opened.add(record.id)
         if changed.availability is not record.availability:
             self._tell(f"cluster {record.name} is {availability}, as {asker.name} asked", subject=record.name)
         await self._commit("availability changed", asker, cluster=record.name, availability=availability)

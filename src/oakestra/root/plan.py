@@ -305,8 +305,8 @@ def _placements(
                 verdicts=verdict.verdicts,
             )
             continue
-        if record.cluster is not None and is_set_aside(observed, record, service.spec):
-            yield SetAside(slot=slot, cluster=record.cluster, reason=why)
+        if record.cluster is not None and is_set_aside(observed, record):
+            yield SetAside(slot=slot, cluster=record.cluster, placement=record.placement, reason=why)
         elif record.cluster is not None:
             yield Withdraw(placed=record.placed, cluster=record.cluster, reason=why or asked)
         yield Place(

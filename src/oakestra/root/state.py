@@ -367,6 +367,8 @@ class RootState:
         """When these records turned out to be an older copy, by `uptime_s`; memory only."""
         self.standing: Mapping[ServiceId, Standing] = {}
         """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
+        self.closed_or_opened: set[ClusterId] = set()
+        """Clusters of which somebody said, since this process started, whether they take instances."""
         self.turned_since_s: Mapping[Slot, float] = {}
         """Since when a successor in another cluster serves, while its predecessor is still there; memory only."""
         self.memory = Memory()

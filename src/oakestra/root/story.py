@@ -43,7 +43,7 @@ def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> 
                 yield from _requested(slot, observed)
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
             case SetAside() | TakeBack() | TakeOver():
-                yield _of_what_runs(decision, observed, names)
+                yield _of_what_runs(decision, names)
             case Withdraw() | Decline():
                 placed, cluster, reason = decision.placed, decision.cluster, decision.reason
                 name = names.get(cluster, cluster)
@@ -109,11 +109,10 @@ def _waits_anew(decision: Unplaceable, observed: Observed) -> bool:
     return kinds(record.reason, record.verdicts) != kinds(decision.reason, decision.verdicts)
 
 
-def _of_what_runs(decision: SetAside | TakeBack | TakeOver, observed: Observed, names: Names) -> Event:
+def _of_what_runs(decision: SetAside | TakeBack | TakeOver, names: Names) -> Event:
     """Return what is told of a placement that goes on, or may, although root's records had or have it elsewhere."""
     match decision:
-        case SetAside(slot=slot, cluster=cluster, reason=reason):
-            placement = observed.slots[slot].placement
+        case SetAside(slot=slot, cluster=cluster, placement=placement, reason=reason):
             return _about(slot, EventKind.SET_ASIDE, reason, names.get(cluster, cluster), placement)
         case TakeBack(slot=slot, cluster=cluster, status=status, reason=reason):
             return _about(slot, EventKind.ADOPTED, reason, names.get(cluster, cluster), status.key.placement)

@@ -32,12 +32,12 @@ def who_stays(
     `undisturbed`: the original was not started again while it was away. `scores_better` tells whether its place would
     be chosen now, if neither of the two were there.
     """
-    if policy is Reconcile.KEEP_REPLACEMENT:
-        return Stays.REPLACEMENT, "its replacement is kept"
     if original is None or not original.ready:
         return Stays.REPLACEMENT, "it came back and was not ready: its replacement is kept"
     if replacement is None or not replacement.ready:
         return Stays.ORIGINAL, "its replacement is not ready"
+    if policy is Reconcile.KEEP_REPLACEMENT:
+        return Stays.REPLACEMENT, "its replacement is kept"
     if policy is Reconcile.KEEP_ORIGINAL:
         return Stays.ORIGINAL, "the original is kept"
     if policy is Reconcile.LONGEST_RUNNING and undisturbed:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from oakestra.cluster.state import Availability
 from oakestra.model.container import ContainerState
+from oakestra.model.ids import ServiceId
 from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, is_done
 from oakestra.model.service import InstanceAddress
 from oakestra.root.state import SlotRecord, slot_key
 from oakestra.simulation.checkers import key_of, short, subnets_of_two
-from oakestra.simulation.hosts import WorkerHost
+from oakestra.simulation.hosts import ClusterHost, WorkerHost
 from oakestra.simulation.losing import Kept
 from oakestra.simulation.placing import (
     fails_for_no_reason,
@@ -140,14 +141,24 @@ def _may_be(made: InstanceKey, key: InstanceKey) -> bool:
 def _outdated(world: World, worker: WorkerHost, key: InstanceKey) -> Iterator[str]:
     """Every instance is of its service's latest revision, unless its worker takes nothing new.
 
-    An instance that is away and must not be replaced counts as the one that may be away, so others wait for it.
+    An instance that is away and must not be replaced counts as the one that may be away, so others wait for it; so they
+    do for one whose successor its machine is unable to run.
     """
     assert world.root.tier is not None, "asked only when root is up"
     spec = world.root.tier.state.services[key.service].spec
     for instance in worker.tier.desired.instances if worker.tier is not None else ():
         outdated = instance.key == key and not spec.covers(instance.spec.revision)
-        if outdated and is_open(worker) and spec.disconnect.replace:
+        waits = not spec.disconnect.replace or _is_an_update_stuck(world, worker.cluster, key.service)
+        if outdated and is_open(worker) and not waits:
             yield f"{short(key)} is of revision {instance.spec.revision}, {spec.name} has {spec.revision}"
+
+
+def _is_an_update_stuck(world: World, cluster: ClusterHost, service: ServiceId) -> bool:
+    """Tell whether some instance of a service has a successor that its machine is unable to run."""
+    slots = cluster.tier.state.slots.values() if cluster.tier is not None else ()
+    stuck = (held for held in slots if held.placed.service == service and held.leaving is not None)
+    workers = ((world.worker_of(held.worker) if held.worker else None, held.key) for held in stuck)
+    return any(worker is not None and is_unable(worker, key) for worker, key in workers)
 
 
 def _attached(worker: WorkerHost, number: int) -> InstanceAddress | None:

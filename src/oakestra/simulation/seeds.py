@@ -31,6 +31,8 @@ PATIENT_S = 1500.0
 LOOK_EVERY_S = 1.0
 WRONG_SHOWN = 10
 QUIET_S = 30.0
+TRIED_FOR_S = 60.0
+"""What no machine is able to run is tried in another place now and then, and is then on its way for so long at most."""
 """So long it must then stay as it should be."""
 
 
@@ -188,6 +190,11 @@ async def _settle(world: World) -> float:
     settled_s = world.now_s - healed_s
     world.say("settled")
     await asyncio.sleep(QUIET_S)
-    for sentence in unsettled(world):
-        world.complain(f"not settled any more: {sentence}")
+    quiet_s = world.now_s
+    while wrong := tuple(unsettled(world)):
+        if not unable or world.now_s - quiet_s >= TRIED_FOR_S:
+            for sentence in wrong:
+                world.complain(f"not settled any more: {sentence}")
+            break
+        await asyncio.sleep(LOOK_EVERY_S * 2)
     return settled_s

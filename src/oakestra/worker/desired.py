@@ -5,7 +5,7 @@ Everything about an instance that must survive the agent is here; everything els
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from oakestra.model.address import INSTANCES_PER_SUBNET, Peer, Route, Subnet, host_address, subnet_around
@@ -89,7 +89,7 @@ def accept(desired: Desired, assignment: WorkerAssignment) -> Desired:
     specs = service_of(assignment.services)
     withdrawn = set(assignment.withdrawn)
     names = {name: assigned.key for assigned in assignment.instances for name in assigned.former}
-    kept = [_told(_named(instance, names), withdrawn) for instance in desired.instances]
+    kept = [_told(instance, withdrawn) for instance in _named(desired.instances, names)]
     known = {instance.key for instance in kept}
     numbers = _free_numbers(instance.number for instance in kept)
     for assigned in assignment.instances:
@@ -119,12 +119,21 @@ def follow(desired: Desired, assignment: WorkerAssignment) -> Desired:
     return replace(desired, routes=accepted.routes, peers=accepted.peers)
 
 
-def _named(instance: LocalInstance, names: Mapping[InstanceKey, InstanceKey]) -> LocalInstance:
-    """Return the instance under the name that the cluster has for it now; what runs is not touched for that."""
-    name = names.get(instance.key)
-    if name is None:
-        return instance
-    return replace(instance, key=name, made_as=instance.made_as or instance.key)
+def _named(
+    instances: Sequence[LocalInstance], names: Mapping[InstanceKey, InstanceKey]
+) -> Iterator[LocalInstance]:
+    """Yield each instance under the name that the cluster has for it now; what runs is not touched for that.
+
+    Of two that would have one name, the first gets it: the other is nobody's, and is told to go.
+    """
+    taken = {instance.key for instance in instances}
+    for instance in instances:
+        name = names.get(instance.key)
+        if name is None or name in taken:
+            yield instance
+        else:
+            taken.add(name)
+            yield replace(instance, key=name, made_as=instance.made_as or instance.key)
 
 
 def _told(instance: LocalInstance, withdrawn: set[InstanceKey]) -> LocalInstance:

@@ -267,6 +267,7 @@ def _status(observed: Observed, instance: LocalInstance) -> InstanceStatus:
         worker=desired.worker,
         revision=instance.spec.revision,
         namespace=namespace_address(desired, instance.number) or InstanceAddress(),
+        made_as=instance.made_as.attempt if instance.made_as is not None else 0,
     )
 
 

@@ -46,6 +46,18 @@ def test_restarts_are_told_in_words(restart: int, code: int | None, said: str) -
     assert said in explained(restart=restart, exit_code=code)
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("east: the only cluster that fits", "in cluster east: the only cluster that fits"),
+        ("stays in east: 1 cluster: lost", "in cluster east, and stays there: 1 cluster: lost"),
+        ("", "in cluster east\n"),
+    ],
+)
+def test_where_it_is_and_why_is_one_sentence(reason: str, said: str) -> None:
+    assert said in explained(placement_reason=reason)
+
+
 VERDICTS = [
     {"name": "b", "refusal": "", "score": 0.5},
     {"name": "west", "refusal": "lost", "score": 0.0},

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from oakestra.cluster.render.up import cluster_report
 from oakestra.model.ids import WorkerId
+from oakestra.model.instance import InstanceKey
 from oakestra.model.machine import Capacity
 from oakestra.model.service import DisconnectPolicy, Reconcile, Resources
 from oakestra.wire.native import Version
@@ -182,6 +183,77 @@ def test_the_original_is_kept_where_there_is_room_for_nothing_else() -> None:
     assert town.revisions() == {0: 1}
     (record,) = town.state.slots.values()
     assert (record.aside, record.worker) == (None, home)
+
+
+def test_the_original_serves_again_while_its_replacement_does_not_get_ready() -> None:
+    """Whatever the policy says: what runs is not ended for what does not."""
+    town, home = cut_off(DisconnectPolicy())
+    town.broken.add(1)
+    town.unable |= town.runs.keys() - {home}
+    later(town, LOST_S)
+    assert elsewhere(town, home)
+    town.away.clear()
+    later(town, 1.0)
+    assert town.revisions() == {0: 1}
+    assert (town.place(0), len(town.runs[home])) == (home, 1)
+
+
+def test_what_was_to_leave_a_worker_serves_again_when_that_returns_before_a_successor_is_ready() -> None:
+    """Found by seed 1310: what leaves and is out of reach was given up for a successor that fitted nowhere."""
+    town = Town()
+    home = town.worker(0, 150)
+    other = town.worker(1, 150)
+    town.want(service(), 1)
+    town.rest()
+    first, second = (home, other) if town.runs[home] else (other, home)
+    town.unable.add(second)
+    town.drain(first)
+    for _ in range(3):
+        town.step()
+    assert town.leaving() == 1
+    town.away.add(first)
+    later(town, LOST_S)
+    (record,) = town.state.slots.values()
+    assert (record.leaving, record.aside is not None) == (None, True)
+    town.away.clear()
+    later(town, 1.0)
+    assert town.revisions() == {0: 1}
+    assert len(town.runs[first]) == 1
+
+
+def test_what_is_set_aside_is_known_by_the_names_it_had() -> None:
+    """Found by seed 1921: a worker that had lost its state was told of an attempt by its last name only, and made
+    another one beside the one that it found under its first."""
+    policy = DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL)
+    _, town = returned(policy)
+    (record,) = town.state.slots.values()
+    assert record.former == (1,)
+    home = record.worker
+    assert home is not None
+    town.away.add(home)
+    later(town, LOST_S)
+    town.runs[home] = {InstanceKey(SERVICE, 0, 1, 1): 0}  # what its containers are labelled with
+    town.unable |= town.runs.keys() - {home}
+    town.away.clear()
+    town.step()
+    assert len(town.runs[home]) == 1
+    town.rest()
+    assert len(town.runs[home]) == 1
+
+
+def test_a_cluster_that_lost_its_records_learns_the_first_name_of_what_was_taken_back() -> None:
+    """Found by seed 648: then the worker lost its state, too, and found what it runs under its first name only."""
+    _, town = returned(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
+    anew = Town(made_as=town.made_as, runs=town.runs)
+    for number, worker in enumerate(sorted(town.runs)):
+        runs = town.runs[worker]
+        assert anew.worker(number, 1000) == worker
+        anew.runs[worker] = runs
+        anew.say(worker)
+    anew.want(service(), 1)
+    anew.step()
+    (record,) = anew.state.slots.values()
+    assert (record.attempt, record.former) == (3, (1,))
 
 
 def test_a_worker_that_is_removed_takes_its_claim_along() -> None:

@@ -71,6 +71,12 @@ def test_what_was_taken_back_twice_is_known_by_every_name_it_had() -> None:
     assert [(one.key, one.made_as) for one in twice.instances] == [(THIRD, FIRST)]
 
 
+def test_two_instances_never_have_one_name() -> None:
+    both = accept(Desired(), told(1, one(FIRST), one(SECOND)))
+    after = accept(both, told(2, one(THIRD, FIRST, SECOND)))
+    assert [instance.key for instance in after.instances] == [THIRD, SECOND]
+
+
 def test_what_is_not_there_any_more_begins_anew() -> None:
     (instance,) = accept(Desired(), told(1, one(THIRD, FIRST))).instances
     assert (instance.key, instance.made_as) == (THIRD, None)

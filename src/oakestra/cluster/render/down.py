@@ -35,7 +35,7 @@ class Rendering:
             if observed.is_done(record):
                 continue  # absence removes nothing, and a worker that forgot it must not begin it again
             for worker_id, key in record.attempts:
-                former = record.former_keys if key == record.key else ()
+                former = record.former_keys(key)
                 held[worker_id].append(AssignedInstance(key=key, address=record.address, former=former))
         withdrawn: defaultdict[WorkerId, list[InstanceKey]] = defaultdict(list)
         for id, key in sorted(observed.withdrawals):

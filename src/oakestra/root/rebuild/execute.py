@@ -32,8 +32,11 @@ def begin_anew(state: RootState, epoch: int) -> None:
     """Go on under a new epoch: these records are an older copy. What clusters say of an instance is truer than they are.
 
     Placements that were withdrawn since the copy was made may be given out again: statuses of both have the same order.
+    What somebody said since the copy is used is newer than what clusters were told before.
     """
     state.records.renew(epoch)
+    for id in sorted(state.closed_or_opened & {record.id for record in state.clusters.values()}):
+        state.clusters.put(id, replace(state.clusters[id], availability_epoch=epoch))
     for key, record in tuple(state.slots.items()):
         state.slots.put(key, replace(record, status_store=NO_STORE))
 

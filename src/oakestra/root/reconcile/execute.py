@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from oakestra.model.instance import Placement
 from oakestra.root.decisions import SetAside, TakeBack
 from oakestra.root.state import Aside, Leaving, RootState, slot_key
 
@@ -17,21 +18,26 @@ def reconcile(state: RootState, decision: SetAside | TakeBack, *, now_wall_s: fl
 
 
 def _set_aside(state: RootState, decision: SetAside) -> None:
-    """Keep the slot's placement for its cluster's return; the slot itself has no place then."""
+    """Keep a placement for its cluster's return: the slot's own, which has no place then, or one that was to leave."""
     record = state.slots[slot_key(decision.slot)]
-    seen = record.status
+    status, view = record.status, state.views.get(decision.cluster)
+    seen = view.statuses.get(Placement(*decision.slot, decision.placement)) if view is not None else None
     aside = Aside(
         cluster=decision.cluster,
-        placement=record.placement,
+        placement=decision.placement,
         since_generation=state.clusters[decision.cluster].generation + 1,
         revision=seen.revision if seen else state.services[decision.slot.service].spec.revision,
         attempt=seen.key.attempt if seen else 0,
         restart=seen.restart if seen else 0,
     )
-    state.slots.put(
-        slot_key(decision.slot),
-        replace(record, cluster=None, aside=aside, status=None, reason=decision.reason, verdicts=()),
-    )
+    record = replace(record, aside=aside)
+    if decision.placement == record.placement:
+        record = replace(record, cluster=None, reason=decision.reason, verdicts=())
+    else:
+        record = replace(record, leaving=None)
+    if status is not None and status.key.placement == decision.placement:
+        record = replace(record, status=None)
+    state.slots.put(slot_key(decision.slot), record)
 
 
 def _take_back(state: RootState, decision: TakeBack, now_wall_s: float) -> None:

@@ -1,6 +1,6 @@
 """Decide which of two placements of one slot stays when a lost cluster returns with the one that was replaced. Pure.
 
-The one that was replaced is set aside, not withdrawn, if its service may want it back. It keeps its slot's address, and
+The one that was replaced is set aside, not withdrawn: it may be wanted back while its replacement is not ready. It keeps its slot's address, and
 nobody is led to it, until its cluster has said how it is and the service's policy decides. Then it goes, or it goes on
 under the number that it has: it serves at once, and its replacement leaves as whatever has a successor does.
 What was to leave a drained cluster stays, too, if the cluster is drained no longer before a successor serves.
@@ -25,12 +25,11 @@ from oakestra.scheduling.request import ClusterCandidate, Pool, Request
 Candidates = Callable[[Slot], Sequence[ClusterCandidate]]
 
 
-def is_set_aside(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> bool:
-    """Tell whether a placement that is given up may be wanted back: a lost member has it, and its service says so."""
+def is_set_aside(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether a placement that is given up may be wanted back: a lost cluster has it."""
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
     return (
-        spec.disconnect.reconcile is not Reconcile.KEEP_REPLACEMENT
-        and record.aside is None
+        record.aside is None
         and record.leaving is None
         and cluster is not None
         and cluster.liveness is Liveness.LOST
@@ -94,10 +93,13 @@ def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
         return "its cluster was removed"
     if not record.wanted or service is None:
         return "no longer wanted"
-    if service.spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
-        return "its replacement is kept"
     if not service.spec.covers(aside.revision):
         return f"updated to revision {service.spec.revision}"
+    replacement = _replacement(observed, record)
+    if replacement is None or not replacement.ready:
+        return ""
+    if service.spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
+        return "its replacement is kept"
     if cluster.availability is Availability.DRAINING:
         return f"cluster {cluster.record.name} is drained"
     return ""

@@ -71,7 +71,8 @@ class Narrator:
             case EventKind.PLACED:
                 return f"{who} goes to {event.reason}"
             case EventKind.UNPLACEABLE:
-                return f"{who} has to wait: {event.reason}"
+                stays = event.reason.startswith("stays ")
+                return f"{who} {event.reason}" if stays else f"{who} has to wait: {event.reason}"
             case EventKind.SET_ASIDE:
                 return f"{who} on {event.subject} is replaced and may come back: {event.reason}"
             case EventKind.WITHDRAWN:
