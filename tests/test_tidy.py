@@ -113,3 +113,13 @@ def test_a_page_has_one_title_and_its_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             if not re.match(r"[a-z]+:", target):
                 assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
+
+
+def test_every_test_is_run() -> None:
+    """`test.sh` names the rings it runs side by side: what it does not name is not run."""
+    script = (ROOT / "test.sh").read_text()
+    rings = re.findall(r"^(?:quiet|machine)=\((.*)\)$", script, re.MULTILINE)
+    named = {ROOT / one for ring in rings for one in ring.split()}
+    files = tracked("tests/*test_*.py")
+    assert len(rings) == 2
+    assert not [path for path in files if not named & {path, *path.parents}]

@@ -50,9 +50,13 @@ def build(parser: argparse.ArgumentParser) -> None:
 
 def run_create(args: argparse.Namespace) -> int:
     """Create the applications of an SLA document; deploy and wait if asked to."""
+    from oakestra.wire.unknown import unknown_keys
+
     document = read_sla(args.file)
     root = session.connect(args)
     created = _created(root.post("/api/application/", document), document)
+    for sentence in unknown_keys(document):
+        print(f"note: {sentence}", file=sys.stderr)
     waits = args.wait and args.output in options.FOR_PEOPLE
     if waits:
         print("\n".join(_headline(app) for app in created), flush=True)

@@ -118,6 +118,14 @@ def test_what_is_wrong_in_an_sla_is_told_by_root(admin: Oak, tmp_path: Path) -> 
         assert said.startswith("oak: the SLA cannot be accepted"), said
 
 
+def test_a_key_that_nobody_knows_is_told_of(admin: Oak, tmp_path: Path) -> None:
+    path = write(tmp_path / "sla.json", sla(application(microservice(memroy=9))))
+    assert admin("app", "create", path).err == (
+        "note: applications[0].microservices[0]: no key is called 'memroy', so it has no effect; "
+        "'memory' may be meant\n"
+    )
+
+
 def test_two_applications_in_one_document(admin: Oak, tmp_path: Path) -> None:
     path = write(tmp_path / "sla.json", sla(application(microservice(), name="a"), application(name="b")))
     said = admin.good("app", "create", path, "--deploy")
