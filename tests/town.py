@@ -16,16 +16,18 @@ from oakestra.cluster.state import Availability, ClusterState, WorkerRecord
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import Failures, InstanceKey, InstanceStatus, Phase, Placement
 from oakestra.model.machine import Capacity
-from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.model.service import DisconnectPolicy, InstanceAddress, Resources, ServiceSpec
 from oakestra.scheduling.elsewhere import CRASHES_MAX, STEPS_MAX
 from oakestra.scheduling.lingering import IN_FLIGHT_S
-from oakestra.scheduling.liveness import Patience
+from oakestra.scheduling.liveness import Liveness, Patience
 from oakestra.store.fake import FakeStore
 from oakestra.wire.native import AssignedSlot, ClusterAssignment, Version, WorkerReport
 
 SERVICE = ServiceId("a" * 24)
 TABLES = ("services", "origins", "slots", "withdrawals", "workers", "settings", "events")
 STEPS = 80
+LOST_S = 11.0
+"""In this town a worker is lost after ten seconds."""
 
 
 def service(**keys: object) -> ServiceSpec:
@@ -116,6 +118,8 @@ class Town:
         self.state.memory = seen.memory
         if seen.lingering_s:
             self.now_s += IN_FLIGHT_S / 2
+        for id, one in seen.workers.items():
+            self.state.view(id).fresh &= one.liveness is not Liveness.LOST
         decisions = plan(seen, vcpu_overcommit=8.0)
         apply(self.state, decisions)
         rendered = self.rendering.worker_assignments(self.seen(), None)
@@ -152,7 +156,7 @@ class Town:
             self._status(worker, key, revision) for key, revision in sorted(self.runs[worker].items())
         )
         view = self.state.view(worker)
-        view.last_seen_s = self.now_s
+        view.last_seen_s, view.fresh = self.now_s, True
         view.report = WorkerReport(
             version=Version(), applied=applied, complete=True, statuses=statuses,
             capacity=self.state.workers[worker].capacity, trouble=self.troubled.get(worker, ""),
@@ -214,3 +218,24 @@ class Town:
 
 def _doing(decisions: tuple[Decision, ...]) -> bool:
     return any(type(decision).__name__ != "Unplaceable" for decision in decisions)
+
+
+def cut_off(policy: DisconnectPolicy) -> tuple[Town, WorkerId]:
+    """Return a town whose only instance is on a worker that just fell silent."""
+    town = Town()
+    workers = [town.worker(number, 1000) for number in range(2)]
+    town.want(service(disconnect=policy), 1)
+    town.rest()
+    (home,) = (worker for worker in workers if town.runs[worker])
+    town.away.add(home)
+    return town, home
+
+
+def later(town: Town, seconds: float) -> None:
+    """Let time pass; everybody else goes on saying something."""
+    town.now_s += seconds
+    for worker in town.runs:
+        if worker not in town.away:
+            town.state.view(worker).last_seen_s = town.now_s
+    for _ in range(10):
+        town.step()

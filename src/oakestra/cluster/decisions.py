@@ -122,7 +122,17 @@ class TakeBack:
     attempt: int
     continues: int
     """The number that it had."""
+    former: tuple[int, ...]
+    """All by which its worker may know it, that one among them, oldest first."""
     revision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetServe:
+    """An attempt that was set aside is back on a worker that is drained: it serves until its successor is ready."""
+
+    slot: Slot
     reason: str
 
 
@@ -158,6 +168,7 @@ Decision = (
     | Forgive
     | SetAside
     | TakeBack
+    | LetServe
     | Place
     | Move
     | Relieve

@@ -76,7 +76,7 @@ def fails(observed: Observed, record: SlotRecord) -> str:
     """
     worker = observed.workers.get(record.worker) if record.worker else None
     spec = observed.services.get(record.placed.service)
-    status = worker.statuses.get(record.key) if worker is not None else None
+    status = _status(observed, record)
     if worker is None or spec is None or status is None or worker.liveness is not Liveness.LIVE:
         return ""
     if not spec.disconnect.replace or not spec.covers(record.revision):
@@ -113,8 +113,7 @@ def _is_up(observed: Observed, record: SlotRecord) -> bool:
 
 
 def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
-    worker = observed.workers.get(record.worker) if record.worker else None
-    return worker.statuses.get(record.key) if worker is not None else None
+    return observed.status(record.worker, record.key) if record.worker else None
 
 
 class Places:

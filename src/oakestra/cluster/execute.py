@@ -14,6 +14,7 @@ from oakestra.cluster.decisions import (
     ForgetService,
     Forgive,
     GrantSubnet,
+    LetServe,
     Move,
     Place,
     Relieve,
@@ -172,6 +173,8 @@ def _apply(state: ClusterState, decision: Decision) -> None:  # noqa: C901 - a t
             _set_aside(state, decision)
         case TakeBack():
             _take_back(state, decision)
+        case LetServe():
+            _let_serve(state, decision)
         case Forgive():
             _forgive(state, decision)
         case Unplaceable() | Remember() | Finish():
@@ -284,7 +287,7 @@ def _take_back(state: ClusterState, decision: TakeBack) -> None:
         record,
         worker=decision.worker,
         attempt=decision.attempt,
-        former=(*earlier.former, decision.continues),
+        former=decision.former,
         revision=decision.revision,
         held=_held(record, InstanceKey(*record.placed, decision.continues)),
         leaving=replacement,
@@ -293,6 +296,20 @@ def _take_back(state: ClusterState, decision: TakeBack) -> None:
         verdicts=(),
     )
     state.slots.put(slot_key(decision.slot), taken)
+
+
+def _let_serve(state: ClusterState, decision: LetServe) -> None:
+    record = state.slots[slot_key(decision.slot)]
+    aside = record.aside
+    assert aside is not None, "only what was set aside serves again"
+    leaving = Leaving(
+        worker=aside.worker,
+        attempt=aside.attempt,
+        former=aside.former,
+        held=aside.held,
+        reason=decision.reason,
+    )
+    state.slots.put(slot_key(decision.slot), replace(record, leaving=leaving, aside=None))
 
 
 def _adopt(state: ClusterState, adoption: Adopt) -> None:

@@ -11,7 +11,7 @@ worker that must be emptied does not wait for that. An update does: its successo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from oakestra.cluster.decisions import Move, Relieve, SetAside, Unplaceable, Withdraw
@@ -36,6 +36,10 @@ def finished(observed: Observed) -> Iterator[Relieve | Withdraw | SetAside]:
         worker = observed.workers.get(record.leaving.worker)
         if worker is None or worker.liveness is Liveness.LOST:
             yield _out_of_reach(observed, record, worker)
+        elif observed.is_done(record):
+            yield Withdraw(
+                key=record.leaving_key, worker=record.leaving.worker, reason="its successor has done the work"
+            )
         elif _is_proven(observed, record):
             yield from _succeeded(observed, record)
         elif record.worker is not None and (why := _gives_up(observed, record)):
@@ -47,7 +51,7 @@ def _out_of_reach(observed: Observed, record: SlotRecord, worker: WorkerSeen | N
     is ready."""
     assert record.leaving is not None, "asked only while something leaves"
     why = f"worker {worker.record.name if worker else record.leaving.worker} is lost"
-    seen = worker.statuses.get(record.leaving_key) if worker is not None else None
+    seen = observed.status(record.leaving.worker, record.leaving_key)
     if seen is None or record.aside is not None or _is_ready(observed, record):
         return Withdraw(key=record.leaving_key, worker=record.leaving.worker, reason=why)
     return SetAside(
@@ -104,6 +108,19 @@ def still_held(observed: Observed, gone: set[Withdrawn]) -> set[Slot]:
     }
 
 
+def going(observed: Observed, ended: Iterable[Withdraw]) -> set[Slot]:
+    """Return the slots of which a worker that can end them is told so now, or will be once that is decided."""
+    aside = (
+        (record.aside.worker, slot) for slot, record in observed.slots.items() if record.aside is not None
+    )
+    told = ((decision.worker, decision.key.slot) for decision in ended)
+    return {
+        slot
+        for id, slot in (*aside, *told)
+        if not _is_lost(observed, id) and not observed.workers[id].trouble
+    }
+
+
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) -> str:
     """Say why an instance should be elsewhere or anew; nothing if it is fine, homeless, or moves already."""
     worker = observed.workers.get(record.worker) if record.worker else None
@@ -144,6 +161,8 @@ def _knows(observed: Observed, id: WorkerId, generation: int) -> bool:
 def _gives_up(observed: Observed, record: SlotRecord) -> str:
     """Say why a successor that is not ready need not become so: another one must follow it anyway."""
     assert record.worker is not None, "asked only of what has a place"
+    if _is_ready(observed, record):
+        return ""
     worker = observed.workers.get(record.worker)
     spec = observed.services.get(record.placed.service)
     if worker is not None and worker.record.availability is Availability.DRAINING:
@@ -234,7 +253,6 @@ def _is_ready(observed: Observed, record: SlotRecord) -> bool:
 
 
 def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
-    worker = observed.workers.get(record.worker) if record.worker else None
-    if worker is None or worker.liveness is Liveness.LOST:
+    if record.worker is None or _is_lost(observed, record.worker):
         return None
-    return worker.statuses.get(record.key)
+    return observed.status(record.worker, record.key)

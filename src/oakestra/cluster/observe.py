@@ -45,6 +45,8 @@ class WorkerSeen:
     """It has reported since this process started, so what it runs is known."""
     complete: bool
     """Its last report vouches for what it does not mention."""
+    fresh: bool = True
+    """Its last report was made, or confirmed, since it was lost last."""
     applied: Version
     trouble: str
     """What it says keeps it from doing what it is told."""
@@ -83,6 +85,16 @@ class Observed:
     """Of instances that failed on some worker lately."""
     adopting: bool
     """The store is new: workers that ran instances before may not have reported them yet."""
+
+    def status(self, worker: WorkerId | None, key: InstanceKey) -> InstanceStatus | None:
+        """Return what a worker said last of an attempt, by whichever of its names it knows it; None: nothing."""
+        seen = self.workers.get(worker) if worker else None
+        if seen is None or key in seen.statuses:
+            return seen.statuses[key] if seen is not None else None
+        record = self.slots.get(key.slot)
+        names = record.former_keys(key) if record is not None and record.placed == key.placed else ()
+        said = next((seen.statuses[name] for name in reversed(names) if name in seen.statuses), None)
+        return replace(said, key=key) if said is not None else None
 
     def is_done(self, record: SlotRecord) -> bool:
         """Tell whether a one-shot instance has done its work, as its service is now."""
@@ -123,6 +135,7 @@ def observe(
             silent_s=silent_s,
             reported=report is not None,
             complete=report is not None and report.complete,
+            fresh=view.fresh,
             applied=report.applied if report else Version(),
             trouble=report.trouble if report else "",
             statuses=view.statuses,

@@ -25,7 +25,7 @@ from oakestra.cluster.decisions import (
 )
 from oakestra.cluster.elsewhere import Places, choose, exhausted, forgiven, tried_elsewhere
 from oakestra.cluster.ledger import Ledger
-from oakestra.cluster.moves import finished, fits_after, moves, still_held
+from oakestra.cluster.moves import finished, fits_after, going, moves, still_held
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.reconcile import called_off, is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
@@ -68,6 +68,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
         *called_off(observed, seen, besides=touched),
     )
     at_home = {d.slot for d in (*adopted, *back) if not isinstance(d, Withdraw)}
+    held |= going(observed, (d for d in (*withdrawn, *back) if isinstance(d, Withdraw)))
     placed = tuple(_placements(observed, ledger, places, seen, at_home, held))
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*placed, *back)}
     tried = tuple(tried_elsewhere(observed, ledger, places, seen, besides=touched))
@@ -126,9 +127,8 @@ def _to_mend(observed: Observed, record: SlotRecord, ledger: Ledger) -> Sequence
 def _completed(observed: Observed) -> Iterator[Finish]:
     """Yield every instance that was seen to have done its work."""
     for slot, record in observed.slots.items():
-        worker = observed.workers.get(record.worker) if record.worker else None
         spec = observed.services.get(slot.service)
-        status = worker.statuses.get(record.key) if worker is not None else None
+        status = observed.status(record.worker, record.key) if record.worker else None
         if spec is not None and status is not None and is_done(spec, status) and not observed.is_done(record):
             yield Finish(slot=slot, status=replace(status, worker=record.worker or WorkerId("")))
 
@@ -173,12 +173,12 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
     for slot, record in sorted(observed.slots.items()):
         if record.worker is None:
             continue
-        worker, spec = observed.workers.get(record.worker), observed.services.get(slot.service)
+        spec = observed.services.get(slot.service)
         why = _given_up(observed, record)
         if slot in moved:
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
         elif why and spec is not None and is_set_aside(observed, record):
-            seen = worker.statuses.get(record.key) if worker else None
+            seen = observed.status(record.worker, record.key)
             restart = seen.restart if seen else 0
             yield SetAside(
                 slot=slot,
@@ -296,15 +296,15 @@ def _given_up(observed: Observed, record: SlotRecord) -> str:
     if worker.liveness is Liveness.LOST:
         waits = not policy.replace or worker.silent_s < (policy.lost_after_s or 0.0)
         return "" if waits and spec is not None else f"worker {worker.record.name} is lost"
-    if worker.trouble and policy.replace and not _lives(worker, record):
+    if worker.trouble and policy.replace and not _lives(observed, record):
         return f"worker {worker.record.name} cannot start it: {worker.trouble}"
     return ""
 
 
-def _lives(worker: WorkerSeen, record: SlotRecord) -> bool:
+def _lives(observed: Observed, record: SlotRecord) -> bool:
     """Tell whether an attempt runs, or has come to its end, so that its worker need not start it."""
-    names = (record.key, *record.former_keys(record.key))
-    return any(name in worker.statuses and worker.statuses[name].phase in _LIVES for name in names)
+    status = observed.status(record.worker, record.key)
+    return status is not None and status.phase in _LIVES
 
 
 def _grants(observed: Observed, ledger: Ledger) -> Iterator[GrantSubnet]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from oakestra.cluster.decisions import TakeBack, Withdraw
+from oakestra.cluster.decisions import LetServe, TakeBack, Withdraw
 from oakestra.cluster.ledger import Ledger, as_asked
 from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.render.serving import status_of
 from oakestra.cluster.state import Aside, Availability, SlotRecord
 from oakestra.model.ids import WorkerId
-from oakestra.model.instance import InstanceStatus, Slot
+from oakestra.model.instance import InstanceKey, InstanceStatus, Slot
 from oakestra.model.service import Reconcile, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.placement import Choice, choose_worker
@@ -25,7 +25,7 @@ from oakestra.scheduling.request import Request
 
 def returned(
     observed: Observed, ledger: Ledger, attempts: Mapping[Slot, int], *, besides: set[Slot]
-) -> Iterator[TakeBack | Withdraw]:
+) -> Iterator[TakeBack | LetServe | Withdraw]:
     """Yield what becomes of every attempt that was set aside, once that can be told.
 
     `attempts` is the highest attempt anybody reported of each slot.
@@ -38,7 +38,7 @@ def returned(
         why = _why_never(observed, record, record.aside)
         if why:
             yield Withdraw(key=record.aside_key, worker=record.aside.worker, reason=why)
-        elif worker is not None and spec is not None and worker.liveness is Liveness.LIVE and worker.complete:
+        elif worker is not None and spec is not None and _has_returned(worker):
             yield _decided(
                 observed, ledger, record, worker, spec, max(record.attempt, attempts.get(slot, 0)) + 1
             )
@@ -51,8 +51,8 @@ def called_off(
     successor is ready yet. `attempts` is the highest attempt anybody reported of each slot."""
     for slot, record in sorted(observed.slots.items()):
         spec = observed.services.get(slot.service)
-        if record.leaving is None or record.former or spec is None or slot in besides:
-            continue  # what was taken back is not given up before its worker has heard of it
+        if record.leaving is None or spec is None or slot in besides or not _is_named(observed, record):
+            continue
         worker, earlier = _may_stay(observed, record, spec)
         if worker is None or earlier is None:
             continue
@@ -64,9 +64,24 @@ def called_off(
             worker=record.leaving.worker,
             attempt=max(record.attempt, attempts.get(slot, 0)) + 1,
             continues=record.leaving.attempt,
+            former=_names(worker, record, record.leaving_key),
             revision=earlier.revision,
             reason=reason,
         )
+
+
+def _is_named(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether its worker knows the current attempt by its number: what was taken back is not given up before."""
+    seen = observed.workers.get(record.worker) if record.worker else None
+    return not record.former or seen is None or record.key in seen.statuses
+
+
+def _names(worker: WorkerSeen, record: SlotRecord, key: InstanceKey) -> tuple[int, ...]:
+    """Return every number by which a worker may know an attempt: that of its container, and those it was told."""
+    former = record.former_keys(key)
+    said = [worker.statuses[name] for name in (key, *former) if name in worker.statuses]
+    known = {status.key.attempt for status in said} | {status.made_as for status in said if status.made_as}
+    return tuple(sorted({key.attempt, *(known or (name.attempt for name in former))}))
 
 
 def _may_stay(
@@ -83,10 +98,14 @@ def _may_stay(
         and earlier is not None
         and earlier.ready
         and spec.covers(earlier.revision)
-        and not record.leaving.relieved
         and not (successor is not None and successor.ready)
     )
     return (worker, earlier) if stays else (None, None)
+
+
+def _has_returned(worker: WorkerSeen) -> bool:
+    """Tell whether a worker is there and has said since its return what it runs: its word from before counts for nothing."""
+    return worker.liveness is Liveness.LIVE and worker.complete and worker.fresh
 
 
 def is_set_aside(observed: Observed, record: SlotRecord) -> bool:
@@ -126,9 +145,9 @@ def _decided(
     worker: WorkerSeen,
     spec: ServiceSpec,
     attempt: int,
-) -> TakeBack | Withdraw:
+) -> TakeBack | LetServe | Withdraw:
     assert record.aside is not None, "asked only of what was set aside"
-    original = worker.statuses.get(record.aside_key)
+    original = observed.status(record.aside.worker, record.aside_key)
     stays, why = who_stays(
         spec.disconnect.reconcile,
         original,
@@ -138,11 +157,14 @@ def _decided(
     )
     if stays is Stays.ORIGINAL:
         reason = f"{worker.record.name} is back: {why}"
+        if worker.record.availability is Availability.DRAINING:
+            return LetServe(slot=record.placed.slot, reason=reason)
         return TakeBack(
             slot=record.placed.slot,
             worker=record.aside.worker,
             attempt=attempt,
             continues=record.aside.attempt,
+            former=_names(worker, record, record.aside_key),
             revision=record.aside.revision,
             reason=reason,
         )

@@ -201,6 +201,8 @@ class WorkerView:
     beaten_s: float | None = None
     """When its last beat over UDP came; None: none since this process started."""
     report: WorkerReport | None = None
+    fresh: bool = False
+    """The report was made, or confirmed by a beat, since the worker was lost last."""
     resent_s: float = float("-inf")
     """When a set was last sent again because a beat showed that it was missed."""
     answered_s: float = float("-inf")

@@ -9,6 +9,7 @@ from oakestra.cluster.decisions import (
     Adopt,
     Decision,
     Forget,
+    LetServe,
     Move,
     Place,
     SetAside,
@@ -77,6 +78,11 @@ def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> 
                 yield _about(slot, EventKind.SET_ASIDE, reason, names.get(worker, worker), attempt)
             case TakeBack(slot=slot, worker=worker, attempt=attempt, reason=reason):
                 yield _about(slot, EventKind.ADOPTED, reason, names.get(worker, worker), attempt)
+            case LetServe(slot=slot, reason=reason):
+                aside = observed.slots[slot].aside
+                assert aside is not None, "decided only of what was set aside"
+                name = names.get(aside.worker, aside.worker)
+                yield _about(slot, EventKind.ADOPTED, reason, name, aside.attempt)
             case Unplaceable(slot=slot, reason=reason) if _waits_anew(decision, observed):
                 yield _about(slot, EventKind.UNPLACEABLE, reason)
             case Withdraw(key=key, worker=worker, reason=reason):

@@ -21,6 +21,7 @@ from oakestra.cluster.observe import (
 )
 from oakestra.cluster.plan import plan, remedies
 from oakestra.cluster.render.down import Rendering
+from oakestra.cluster.render.measured import telemetry
 from oakestra.cluster.render.up import cluster_report
 from oakestra.cluster.requests import Requests
 from oakestra.cluster.state import ClusterState, SlotRecord, WorkerRecord, WorkerView
@@ -33,7 +34,6 @@ from oakestra.model.errors import Invalid
 from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, WorkerId, is_id
 from oakestra.model.instance import Slot
-from oakestra.model.machine import MachineUsage
 from oakestra.scheduling.liveness import Liveness, Patience
 from oakestra.store import Store
 from oakestra.store.event_log import EventLog
@@ -45,7 +45,6 @@ from oakestra.wire.native import (
     ClusterAssignment,
     ClusterJoined,
     ClusterReport,
-    InstanceMeasurement,
     JoinWorker,
     Telemetry,
     Version,
@@ -266,7 +265,7 @@ class Cluster:
                 report = decode(payload, WorkerReport)
                 self._compare(worker, report.applied)
                 if not outdated(view.report.version if view.report else None, report.version):
-                    view.report = report
+                    view.report, view.fresh = report, True
                     view.note_ready(self._clock.uptime_s())
                 self._loop.wake()
             elif channel is Channel.BEAT:
@@ -288,6 +287,9 @@ class Cluster:
             self._resend.add(worker)
             self._loop.wake()
         known = view.report.version if view.report else Version()
+        if view.report is not None and beat.version == known and not view.fresh:
+            view.fresh = True
+            self._loop.wake()
         now_s = self._clock.uptime_s()
         if beat.version != known or now_s - view.answered_s >= ANSWER_EVERY_S:
             view.answered_s = now_s
@@ -391,6 +393,9 @@ class Cluster:
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
         told, self._known = story.told(self._known, decisions, observed)
         self._liveness = self._known.liveness
+        for id, state in self._liveness.items():
+            if state is Liveness.LOST:
+                self.state.view(id).fresh = False
         self._asking = {id for id, state in self._liveness.items() if state is Liveness.SUSPECT}
         if self._asking:
             self._suspects.set()
@@ -546,18 +551,9 @@ class Cluster:
     async def _measure_forever(self) -> None:
         while True:
             await asyncio.sleep(self._tuning.telemetry_s)
-            machines = [view.machine for view in self.state.views.values() if view.report is not None]
-            instances = tuple(
-                InstanceMeasurement(key=key, usage=usage) for key, usage in sorted(self.state.usage.items())
-            )
-            if machines:
-                workers = tuple(
-                    (id, view.machine)
-                    for id, view in sorted(self.state.views.items())
-                    if view.report is not None
-                )
-                telemetry = Telemetry(machine=_mean(machines), instances=instances, workers=workers)
-                self._up.send("up", Channel.TELEMETRY, encode(telemetry))
+            measured = telemetry(self.state.views, self.state.usage)
+            if measured is not None:
+                self._up.send("up", Channel.TELEMETRY, encode(measured))
 
     def _forget_measurements(self, observed: Observed) -> None:
         current = {record.key for record in observed.slots.values()}
@@ -578,16 +574,6 @@ def _incarnation(record: WorkerRecord, request: JoinWorker) -> int:
     if request.incarnation >= record.incarnation:
         return request.incarnation
     return record.incarnation + 1
-
-
-def _mean(machines: list[MachineUsage]) -> MachineUsage:
-    count = len(machines)
-    return MachineUsage(
-        cpu_ratio=sum(machine.cpu_ratio for machine in machines) / count,
-        memory_ratio=sum(machine.memory_ratio for machine in machines) / count,
-        memory_available_mib=sum(machine.memory_available_mib for machine in machines),
-        disk_ratio=max(machine.disk_ratio for machine in machines),
-    )
 
 
 def _counts(decisions: tuple[object, ...]) -> Mapping[str, int]:

@@ -11,31 +11,7 @@ from oakestra.model.instance import InstanceKey
 from oakestra.model.machine import Capacity
 from oakestra.model.service import DisconnectPolicy, Reconcile, Resources
 from oakestra.wire.native import Version
-from town import SERVICE, Town, service
-
-LOST_S = 11.0
-"""In this town a worker is lost after ten seconds."""
-
-
-def cut_off(policy: DisconnectPolicy) -> tuple[Town, WorkerId]:
-    """Return a town whose only instance is on a worker that just fell silent."""
-    town = Town()
-    workers = [town.worker(number, 1000) for number in range(2)]
-    town.want(service(disconnect=policy), 1)
-    town.rest()
-    (home,) = (worker for worker in workers if town.runs[worker])
-    town.away.add(home)
-    return town, home
-
-
-def later(town: Town, seconds: float) -> None:
-    """Let time pass; everybody else goes on saying something."""
-    town.now_s += seconds
-    for worker in town.runs:
-        if worker not in town.away:
-            town.state.view(worker).last_seen_s = town.now_s
-    for _ in range(10):
-        town.step()
+from town import LOST_S, SERVICE, Town, cut_off, later, service
 
 
 def elsewhere(town: Town, home: WorkerId) -> bool:

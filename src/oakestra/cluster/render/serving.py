@@ -35,7 +35,7 @@ def serving(observed: Observed, record: SlotRecord) -> tuple[Attempt, InstanceSt
 def status_of(observed: Observed, worker: WorkerId | None, key: InstanceKey) -> InstanceStatus | None:
     """Return what was last seen of an attempt; on a lost worker nothing is ready, whatever it said before."""
     seen = observed.workers.get(worker) if worker else None
-    status = seen.statuses.get(key) if seen else None
+    status = observed.status(worker, key)
     if seen is None or status is None or seen.liveness is not Liveness.LOST:
         return status
     return replace(
