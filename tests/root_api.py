@@ -218,7 +218,7 @@ async def start_api(
     )
     tokens = Tokens(secret, clock=clock, random=random)
     accounts = Accounts(state, passwords=passwords, tokens=tokens, clock=clock, random=random)
-    events = EventLog(state.events)
+    events = EventLog(state.records, state.events)
     operations = Operations(state, events, clock=clock, random=random, wake=lambda: wakes.append(1))
     reach = Reach(state, clock=clock, lost_after_s=LOST_AFTER_S, call=workers.call, converse=workers.converse)
     routes = endpoints(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -53,8 +54,9 @@ class Requests:
 
     async def events(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield what happened, all of it or of one service or instance; with `follow` also what will."""
-        async for line in told(self._events, arguments):
-            yield line
+        async with aclosing(told(self._events, arguments)) as lines:
+            async for line in lines:
+                yield line
 
     async def verdicts(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield why each instance of a service is where it is here, or nowhere, with every candidate's verdict."""

@@ -110,7 +110,7 @@ class Cluster:
         tuning: Tuning,
     ) -> None:
         self.state = ClusterState(store)
-        self.events = EventLog(self.state.events)
+        self.events = EventLog(self.state.records, self.state.events)
         self._liveness: Mapping[WorkerId, Liveness] = {}
         self._known = story.Known()
         self._asking: set[WorkerId] = set()

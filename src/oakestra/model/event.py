@@ -52,7 +52,9 @@ class Event:
     """A sentence for people: what happened, and why."""
     wall_s: float = 0.0
     sequence: int = 0
-    """Counts the events of one tier."""
+    """Counts the events of one tier's records, in the order in which they are told; begins anew where records were lost."""
+    epoch: int = 0
+    """Of these records: no two that were ever there have the same."""
     tier: str = ""
     """`root`, or the cluster's name."""
     service: ServiceId = ServiceId("")
@@ -64,3 +66,25 @@ class Event:
     """Name of the worker or cluster it is about or leads to."""
     placement: int = 0
     attempt: int = 0
+
+
+STORES_MAX = 10_000
+"""Far more tiers than there are, each with its records lost a few times; about a megabyte."""
+
+
+class Heard:
+    """What a listener was told so far: the highest number of each tier's records. Clocks may jump, numbers grow."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, int], int] = {}
+
+    def hear(self, tier: str, epoch: int, sequence: int) -> bool:
+        """Note an event and tell whether it is news; what is told of one tier must come in the order of its numbers."""
+        records = (tier, epoch)
+        if sequence <= self._last.get(records, 0):
+            return False
+        self._last.pop(records, None)
+        self._last[records] = sequence
+        while len(self._last) > STORES_MAX:
+            del self._last[next(iter(self._last))]
+        return True

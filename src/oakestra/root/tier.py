@@ -84,7 +84,7 @@ class Root:
     ) -> None:
         self.state = RootState(store)
         self.state.pool.begin_at(first_address)
-        self.events = EventLog(self.state.events)
+        self.events = EventLog(self.state.records, self.state.events)
         self._liveness: Mapping[ClusterId, Liveness] = {}
         self._names: story.Names = {}
         """Of the last pass: of what was removed since is told by the name it had."""

@@ -6,7 +6,7 @@ may be answered or sent because of a change before that. After a failed commit m
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -103,6 +103,7 @@ class Records:
         self._pending: list[Change] = []
         self._tables: list[Table[Any]] = []
         self._loads = 0
+        self._watchers: list[Callable[[Sequence[Change]], None]] = []
 
     @property
     def epoch(self) -> int:
@@ -120,6 +121,10 @@ class Records:
     def changes(self, *, besides: Table[Any]) -> int:
         """Return a number that grows with every change of any record, those of one table aside."""
         return sum(table.changes for table in self._tables if table is not besides)
+
+    def watch(self, told: Callable[[Sequence[Change]], None]) -> None:
+        """Tell somebody of changes once they are durable, in their order; `told` never blocks or raises."""
+        self._watchers.append(told)
 
     def table(self, name: str, kind: type[T]) -> Table[T]:
         """Declare a table; call `load` after the last one."""
@@ -150,3 +155,5 @@ class Records:
             raise Unavailable(
                 f"the change could not be saved: {error}; nothing was changed, try again"
             ) from error
+        for told in self._watchers:
+            told(changes)

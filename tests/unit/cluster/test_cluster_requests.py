@@ -18,7 +18,7 @@ from town import TABLES, Town, service
 
 def asked(town: Town, method: str, **arguments: Any) -> None:
     """Let root ask a cluster something."""
-    log = EventLog(town.state.events)
+    log = EventLog(town.state.records, town.state.events)
     requests = Requests(
         town.state,
         log,

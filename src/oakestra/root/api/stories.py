@@ -130,7 +130,7 @@ class StoriesApi:
         """Tell what happened lately, and with `follow` what happens."""
         follow = truth(request, "follow")
         arguments = {"follow": follow}
-        sources = [told(self._events, arguments)]
+        sources: list[AsyncIterator[bytes]] = [told(self._events, arguments)]
         clusters = [record.id for record in self._state.clusters.values()]
         sources += [self._call(cluster, WorkerId(""), "events", arguments) for cluster in clusters]
         if follow:
