@@ -14,12 +14,11 @@ from oakestra.cli import DONE, options
 from oakestra.cli.client import Document, Root, names, session
 from oakestra.cli.show import stories
 from oakestra.cli.show.output import rendered
-from oakestra.model.errors import Forbidden, NotFound, Unavailable
+from oakestra.model.errors import NotFound, Unavailable
+from oakestra.model.event import Heard
 
 LOOK_AGAIN_S = 1.0
 """So often a root that went away is looked for."""
-SEEN_MAX = 50_000
-"""Of so many events it is known that they were told: what root and its clusters hand out again is less."""
 Event = Mapping[str, Any]
 
 
@@ -70,41 +69,26 @@ def events(root: Root, *, follow: bool) -> Iterator[Event]:
 
 def followed(root: Root, *, pause: Callable[[float], None] = time.sleep) -> Iterator[Event]:
     """Yield what happened and happens, each event once; while root is away, wait for it, and say so once."""
-    seen: dict[tuple[str, int, float], None] = {}
-
-    def new(found: Iterable[Event]) -> Iterator[Event]:
-        for event in found:
-            # a tier that lost its records counts anew: the moment tells its events from those before
-            key = (event["tier"], event["sequence"], event["wall_s"])
-            if key not in seen:
-                seen[key] = None
-                yield event
-        while len(seen) > SEEN_MAX:
-            del seen[next(iter(seen))]
-
-    live = _live_clusters(root)
+    heard = Heard()
     while True:
         with suppress(Unavailable):
-            yield from new(events(root, follow=True))
+            for event in events(root, follow=True):
+                if heard.hear(event["tier"], event["epoch"], event["sequence"]):
+                    yield event
         print(
             f"oak: root at {root.url} went away; going on when it answers again", file=sys.stderr, flush=True
         )
-        back = False
-        while not back:
-            pause(LOOK_AGAIN_S)
-            with suppress(Unavailable):
-                yield from new(events(root, follow=False))
-                # root leaves those out of the answer that are not there when it begins
-                back = _live_clusters(root) >= live
+        _wait_for(root, pause)
         print("oak: root answers again", file=sys.stderr, flush=True)
 
 
-def _live_clusters(root: Root) -> int:
-    """Return how many clusters are there; 0 if one may not know."""
-    try:
-        return sum(cluster["live"] for cluster in root.get("/api/v1/clusters/"))
-    except Forbidden:
-        return 0
+def _wait_for(root: Root, pause: Callable[[float], None]) -> None:
+    """Return when root answers; it asks its clusters by itself when they are there again."""
+    while True:
+        pause(LOOK_AGAIN_S)
+        with suppress(Unavailable):
+            root.get("/api/v1/services/")
+            return
 
 
 def _must_be_known(

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -159,9 +160,23 @@ def json_response(
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
-def streamed(pieces: AsyncIterator[bytes], *, media_type: str = "text/plain; charset=utf-8") -> Response:
+class _Streamed(StreamingResponse):
+    """Closes what it sends as soon as nobody takes it any more."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
+        super().__init__(pieces, media_type=media_type)
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._pieces):
+            await super().__call__(scope, receive, send)
+
+
+def streamed(
+    pieces: AsyncGenerator[bytes, None], *, media_type: str = "text/plain; charset=utf-8"
+) -> Response:
     """Return an answer that is sent as it comes."""
-    return StreamingResponse(pieces, media_type=media_type)
+    return _Streamed(pieces, media_type)
 
 
 # --- routing -------------------------------------------------------------------------------------------------

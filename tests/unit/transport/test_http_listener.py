@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 from starlette.requests import Request
@@ -25,7 +25,7 @@ async def echo(request: Request) -> Response:
 async def slow(request: Request) -> Response:
     del request
 
-    async def pieces() -> AsyncIterator[bytes]:
+    async def pieces() -> AsyncGenerator[bytes, None]:
         for number in range(3):
             yield f"{number}\n".encode()
             await asyncio.sleep(0)

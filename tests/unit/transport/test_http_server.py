@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from asgi import AsgiClient
 from oakestra.model import errors
@@ -48,7 +49,7 @@ async def refused(request: Request) -> Response:
 async def slow(request: Request) -> Response:
     del request
 
-    async def pieces() -> AsyncIterator[bytes]:
+    async def pieces() -> AsyncGenerator[bytes, None]:
         for number in range(3):
             yield f"{number}\n".encode()
             await asyncio.sleep(0)
@@ -104,6 +105,34 @@ def test_methods_that_a_path_does_not_have() -> None:
     assert reply.json()["message"] == "/api/things/7/wheel knows POST, PUT"
     assert reply.headers["allow"] == "OPTIONS, POST, PUT"
     assert call("OPTIONS", "/api/slow").headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_a_streamed_answer_is_closed_when_its_reader_left() -> None:
+    closed: list[bool] = []
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"more\n"
+        finally:
+            closed.append(True)
+
+    async def story() -> None:
+        sent = asyncio.Event()
+
+        async def leave() -> Message:
+            await sent.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message.get("body"):
+                sent.set()
+                await asyncio.Event().wait()  # the way to the reader is full
+
+        await streamed(pieces())({"type": "http", "method": "GET", "path": "/"}, leave, send)
+        assert closed == [True]
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in STATUS_OF])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -125,14 +125,14 @@ class ExecutionApi:
 
     async def _unattended(
         self, where: tuple[ClusterId, WorkerId], arguments: Mapping[str, Any]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         pieces = self._reach.call(*where, "exec", arguments)
         first = await anext(pieces, b"")  # what is refused at once is refused with a status code
         return _rest(first, pieces)
 
     async def _session(
         self, asker: Principal, where: tuple[ClusterId, WorkerId], arguments: Mapping[str, Any]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         pieces, entry = self._reach.converse(*where, "session", arguments)
         first = await anext(pieces, b"")
         return self._sessions.answer(asker, first, pieces, entry)
@@ -147,7 +147,7 @@ class ExecutionApi:
         return json_response(InputTaken(next=taken))
 
 
-async def _rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _rest(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     try:
         yield first
         async for piece in pieces:
@@ -155,5 +155,4 @@ async def _rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[byt
     except OakestraError as error:
         yield frame(CommandEnd(exit_code=None, reason=str(error)))
     finally:
-        if isinstance(pieces, AsyncGenerator):
-            await pieces.aclose()  # the worker is told that nobody listens, and ends the command
+        await pieces.aclose()  # the worker is told that nobody listens, and ends the command

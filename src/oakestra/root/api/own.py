@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -164,7 +164,7 @@ class OwnApi:
         return streamed(_rest(first, pieces))
 
 
-async def _rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _rest(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     try:
         yield first
         async for piece in pieces:
@@ -172,8 +172,7 @@ async def _rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[byt
     except OakestraError as error:
         yield f"\n[the log ends here: {error}]\n".encode()
     finally:
-        if isinstance(pieces, AsyncGenerator):
-            await pieces.aclose()  # the worker is told that nobody reads on
+        await pieces.aclose()  # the worker is told that nobody reads on
 
 
 def chosen(service: api.Service, number: int | None) -> api.Instance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import Slot
 from oakestra.root.api.applications import whole_number
+from oakestra.root.api.following import event_of, followed
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import truth
 from oakestra.root.api.reach import CallWorker
@@ -66,7 +68,8 @@ class StoriesApi:
             ),
             Endpoint(
                 method="GET", path="/api/v1/events", answer=self._gate.own(self.events), tag="oak",
-                summary="Tell what happened lately", details="Lines of JSON, each an event.",
+                summary="Tell what happened lately",
+                details="Lines of JSON, each an event; `tier`, `epoch` and `sequence` together say which one it is.",
                 media="application/x-ndjson", query=(_FOLLOW,),
             ),
         ]  # fmt: skip
@@ -129,30 +132,25 @@ class StoriesApi:
     async def events(self, asker: Principal, request: Request) -> Response:
         """Tell what happened lately, and with `follow` what happens."""
         follow = truth(request, "follow")
-        arguments = {"follow": follow}
-        sources: list[AsyncIterator[bytes]] = [told(self._events, arguments)]
-        clusters = [record.id for record in self._state.clusters.values()]
-        sources += [self._call(cluster, WorkerId(""), "events", arguments) for cluster in clusters]
         if follow:
-            return streamed(self._visible(asker, _merged(sources)), media_type="application/x-ndjson")
+            return streamed(self._followed(asker), media_type="application/x-ndjson")
+        sources = [told(self._events, {})]
+        clusters = [record.id for record in self._state.clusters.values()]
+        sources += [self._call(cluster, WorkerId(""), "events", {}) for cluster in clusters]
         parts = await asyncio.gather(*(_within(source) for source in sources))
         seen = (event for part in parts for event in part if self._may_see(asker, event))
         newest = sorted(seen, key=_moment)[-_EVENTS_KEPT:]
         lines = b"".join(msgspec.json.encode(event) + b"\n" for event in newest)
         return Response(lines, media_type="application/x-ndjson")
 
-    async def _visible(self, asker: Principal, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        rest = b""
-        async for piece in pieces:
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                if self._may_see(asker, _event(line)):
-                    yield line + b"\n"
+    async def _followed(self, asker: Principal) -> AsyncGenerator[bytes, None]:
+        async with aclosing(followed(self._events, self._state, self._call)) as events:
+            async for event in events:
+                if self._may_see(asker, event):
+                    yield msgspec.json.encode(event) + b"\n"
 
-    def _may_see(self, asker: Principal, event: Event | None) -> bool:
+    def _may_see(self, asker: Principal, event: Event) -> bool:
         """Tell whether to show an event: one's own services', and to who sees everything, the rest and what is gone."""
-        if event is None:
-            return False
         service = self._state.services.get(event.service)
         application = self._state.applications.get(service.spec.application_id) if service else None
         if application is not None:
@@ -181,36 +179,4 @@ async def _within(pieces: AsyncIterator[bytes]) -> list[Event]:
 
 
 def _events(lines: bytes) -> list[Event]:
-    return [event for event in map(_event, lines.splitlines()) if event is not None]
-
-
-def _event(line: bytes) -> Event | None:
-    """Return the event of a line; None for what a cluster of another version may say."""
-    try:
-        return msgspec.json.decode(line, type=Event)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-async def _merged(sources: list[AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
-    """Yield whole lines of every source as they come; a source that fails or ends is left out from then on."""
-    queue: asyncio.Queue[bytes] = asyncio.Queue(100)
-
-    async def read(source: AsyncIterator[bytes]) -> None:
-        rest = b""
-        try:
-            async for piece in source:
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    await queue.put(line + b"\n")
-        except OakestraError:
-            return
-
-    readers = [asyncio.ensure_future(read(source)) for source in sources]
-    try:
-        while True:
-            yield await queue.get()
-    finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+    return [event for event in map(event_of, lines.splitlines()) if event is not None]
