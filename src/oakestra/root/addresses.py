@@ -150,6 +150,21 @@ def first_lease(taken: Iterable[Lease], had: Lease | None) -> Lease | None:
     return middle - middle % SUBNETS_LEASED, SUBNETS_LEASED
 
 
+def around(used: Iterable[int], lease: Lease, taken: Iterable[Lease]) -> Lease:
+    """Return the lease, or another one if a cluster that lost its own has workers with subnets of none of its own.
+
+    That is one around those subnets, if nobody else has any of it: then nothing else is given out twice.
+    """
+    first, count = lease
+    indexes = sorted(used)
+    if not indexes or any(first <= index < first + count for index in indexes):
+        return lease
+    begin = indexes[0] - indexes[0] % SUBNETS_LEASED
+    blocks = ceil((indexes[-1] + 1 - begin) / SUBNETS_LEASED)
+    there = (begin, blocks * SUBNETS_LEASED)
+    return there if _is_free(there, sorted(taken)) else lease
+
+
 def grown(lease: Lease, taken: Iterable[Lease], *, used: int) -> Lease:
     """Return the lease with so much more behind it that it is not nearly full, as far as nobody else's is in the way."""
     first, count = lease

@@ -124,10 +124,11 @@ class EndQuarantine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enlarge:
-    """A cluster needs more subnets for its workers."""
+class LeaseSubnets:
+    """A cluster needs more subnets for its workers, or those that they have already."""
 
     cluster: ClusterId
+    subnet_first: int
     subnet_count: int
 
 
@@ -162,7 +163,7 @@ Decision = (
     | ForgetService
     | ForgetApplication
     | EndQuarantine
-    | Enlarge
+    | LeaseSubnets
     | SetAside
     | TakeBack
     | Answer

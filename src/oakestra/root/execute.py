@@ -11,12 +11,12 @@ from oakestra.model.service import InstanceAddress
 from oakestra.root.decisions import (
     Decision,
     EndQuarantine,
-    Enlarge,
     Forget,
     ForgetApplication,
     ForgetService,
     ForgetSlot,
     Forgive,
+    LeaseSubnets,
     Move,
     Note,
     Place,
@@ -83,8 +83,10 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
         case ForgetApplication(application=application):
             state.applications.remove(application)
             _bury(state, application, now_wall_s)
-        case Enlarge(cluster=cluster, subnet_count=count):
-            state.clusters.put(cluster, replace(state.clusters[cluster], subnet_count=count))
+        case LeaseSubnets(cluster=cluster, subnet_first=first, subnet_count=count):
+            state.clusters.put(
+                cluster, replace(state.clusters[cluster], subnet_first=first, subnet_count=count)
+            )
         case EndQuarantine(key=key):
             state.quarantine.remove(key)
         case SetAside() | TakeBack():

@@ -10,15 +10,15 @@ from functools import partial
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, is_done, merge, order
 from oakestra.model.service import Resources, ServiceSpec, UpdateOrder
-from oakestra.root.addresses import grown
+from oakestra.root.addresses import around, grown
 from oakestra.root.decisions import (
     Decision,
     EndQuarantine,
-    Enlarge,
     Forget,
     ForgetApplication,
     ForgetService,
     ForgetSlot,
+    LeaseSubnets,
     Move,
     Note,
     Place,
@@ -71,7 +71,7 @@ def plan(observed: Observed) -> tuple[Decision, ...]:
         *answered,
         *(decision for decision in _changes(observed, ledger) if _slot_of(decision) not in taken),
         *rebuilt(observed),
-        *_enlargements(observed),
+        *_leases(observed),
         *rollouts(observed),
         *_tombstones(observed, {decision.placed for decision in gone}),
         *(
@@ -93,13 +93,17 @@ def _changes(observed: Observed, ledger: _Ledger) -> Iterator[_Change]:
     yield from _tried_elsewhere(observed, ledger, besides=besides)
 
 
-def _enlargements(observed: Observed) -> Iterator[Enlarge]:
-    for id, cluster in sorted(observed.clusters.items()):
-        others = [other.record.lease for key, other in observed.clusters.items() if key != id]
-        used = sum(max(len(worker.subnet_indexes), 1) for worker in cluster.workers)
-        _, count = grown(cluster.record.lease, others, used=used)
-        if count > cluster.record.subnet_count:
-            yield Enlarge(cluster=id, subnet_count=count)
+def _leases(observed: Observed) -> Iterator[LeaseSubnets]:
+    leases = {id: cluster.record.lease for id, cluster in sorted(observed.clusters.items())}
+    for id, had in tuple(leases.items()):
+        others = [lease for other, lease in leases.items() if other != id]
+        workers = observed.clusters[id].workers
+        used = {index for worker in workers for index in worker.subnet_indexes}
+        needed = sum(max(len(worker.subnet_indexes), 1) for worker in workers)
+        leases[id] = grown(around(used, had, others), others, used=needed)
+        if leases[id] != had:
+            first, count = leases[id]
+            yield LeaseSubnets(cluster=id, subnet_first=first, subnet_count=count)
 
 
 def _slot_of(decision: _Change) -> Slot:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oakestra.model.address import SUBNETS_MAX
-from oakestra.root.addresses import SUBNETS_LEASED, Lease, first_lease, grown
+from oakestra.root.addresses import SUBNETS_LEASED, Lease, around, first_lease, grown
 
 
 def indexes(lease: Lease) -> set[int]:
@@ -28,6 +28,15 @@ def test_five_clusters_may_have_a_thousand_workers_each() -> None:
 def test_a_cluster_keeps_what_it_had_when_root_forgot_it() -> None:
     assert first_lease([(0, 64)], (4096, 256)) == (4096, 256)
     assert first_lease([(4160, 64)], (4096, 256)) != (4096, 256), "somebody else has some of it"
+
+
+def test_a_cluster_that_forgot_what_it_had_gets_what_its_workers_have() -> None:
+    """Found by seed 2354: root and a cluster lost their records together, and two workers got one subnet."""
+    others = [(128, 64), (8192, 64)]
+    assert around({4097, 4170}, (0, 64), others) == (4096, 128)
+    assert around({4097, 3}, (0, 64), others) == (0, 64), "it has some of its own"
+    assert around({140}, (0, 64), others) == (0, 64), "somebody else has some of it"
+    assert around((), (0, 64), others) == (0, 64)
 
 
 def test_nothing_is_given_when_nothing_is_left() -> None:
