@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from lab_fixture import Fleet, client, server, until
+from lab_fixture import Fleet, client, direct, server, until
 from oak_terminal import Terminal, in_terminal
 from oakestra.lab import power, record
 from oakestra.lab.plan import host as host_of
@@ -53,6 +53,18 @@ def test_a_command_is_run_where_the_instance_is(shop: Fleet) -> None:
     assert "the command 'nothing' is not in the image" in done.stderr
     done = shop.oak.run("exec", "server.0", "--timeout", "1s", "--", "sleep", "1000", check=False)
     assert (done.returncode, done.stderr) == (124, "oak: the command did not end within 1 s and was killed\n")
+
+
+def test_while_an_instance_is_updated_where_it_is_the_one_that_serves_is_asked(fleet: Fleet) -> None:
+    """Its successor runs on the same worker, and is not well."""
+    here = server(next(ADDRESSES), environment=["COLOUR=red"], constraints=direct("c1", "w1"))
+    with fleet.application("town", here, counts={"server": 1}):
+        fleet.oak.run("login", fleet.root.url, "--password", fleet.root_password)
+        never = '{"environment": ["COLOUR=blue"], "health_check": {"exec": {"command": ["/bin/false"]}}}'
+        fleet.oak.run("service", "update", "town.server", "-f", fleet.home_file("change.json", never))
+        until(lambda: [worker["instances"] for worker in fleet.live() if worker["name"] == "w1"] == [2])
+        for _ in range(20):
+            assert fleet.oak.run("exec", "town.server.0", "--", "sh", "-c", "echo $COLOUR").stdout == "red\n"
 
 
 def test_who_goes_away_takes_the_command_along(shop: Fleet) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from oakestra.model.container import ContainerState
 from oakestra.model.errors import Invalid, NotFound, Unavailable
+from oakestra.model.ids import ServiceId
+from oakestra.model.instance import InstanceKey
 from oakestra.model.terminal import Terminal, TerminalSize
 from oakestra.runtime import CommandEnded, CommandInput, OutputStream, Runtime
 from oakestra.transport.calls import Conversation, Method
@@ -51,8 +54,9 @@ class Requests:
     async def logs(self, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield an instance's log."""
         tail = arguments.get("tail_bytes")
+        instance = await self._instance(arguments)
         lines = self._runtime.logs(
-            self._instance(arguments).number,
+            instance.number,
             tail_bytes=None if tail is None else int(tail),
             follow=bool(arguments.get("follow", False)),
         )
@@ -75,7 +79,7 @@ class Requests:
         entered: AsyncGenerator[CommandInput, None] | None,
         terminal: Terminal | None,
     ) -> AsyncGenerator[bytes, None]:
-        instance = self._instance(arguments)
+        instance = await self._instance(arguments)
         command = tuple(str(word) for word in arguments.get("command", ()))
         if not command or not command[0] or any("\0" in word for word in command):
             raise Invalid("there is no command to run: expected a program and its arguments")
@@ -102,16 +106,35 @@ class Requests:
         finally:
             self._commands -= 1
 
-    def _instance(self, arguments: Mapping[str, Any]) -> LocalInstance:
-        service, slot = str(arguments.get("service", "")), int(arguments.get("slot", -1))
-        instance = max(
-            (known for known in self._desired().instances if known.key.slot == (service, slot)),
-            key=lambda known: known.key,
-            default=None,
+    async def _instance(self, arguments: Mapping[str, Any]) -> LocalInstance:
+        shown = InstanceKey(
+            ServiceId(str(arguments.get("service", ""))),
+            int(arguments.get("slot", -1)),
+            int(arguments.get("placement", 0)),
+            int(arguments.get("attempt", 0)),
         )
-        if instance is None:
-            raise NotFound(f"instance {slot} of this service is not on worker {self._name}")
-        return instance
+        attempts = [known for known in self._desired().instances if known.key.slot == shown.slot]
+        if not attempts:
+            raise NotFound(f"instance {shown.number} of this service is not on worker {self._name}")
+        running = {
+            seen.number for seen in await self._runtime.observe() if seen.state is ContainerState.RUNNING
+        }
+        return _meant(attempts, shown, running)
+
+
+def _meant(attempts: Sequence[LocalInstance], shown: InstanceKey, running: Collection[int]) -> LocalInstance:
+    """Return the attempt that somebody means who was shown this one; an older root does not tell which it shows.
+
+    While an instance is updated where it is, its successor is the latest, and cannot answer yet.
+    """
+    return max(
+        attempts,
+        key=lambda known: (
+            shown in (known.key, known.made_as),
+            known.number in running and not known.withdrawn,
+            known.key,
+        ),
+    )
 
 
 async def _input(bodies: AsyncGenerator[bytes, None]) -> AsyncGenerator[CommandInput, None]:

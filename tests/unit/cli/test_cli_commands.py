@@ -405,7 +405,7 @@ def test_reading_logs(shop: Oak, root: ServedRoot) -> None:
     root.api.workers.pieces = (b"one\ntw", b"o\nthr\xc3", b"\xa4\n", b"half")
     assert shop.good("service", "logs", "web.1") == "one\ntwo\nthrä\nhalf"
     assert root.api.workers.asked[-1][3] == {
-        "service": id_of(root, "web"), "slot": 1, "tail_bytes": 16 << 20, "follow": False,
+        "service": id_of(root, "web"), "slot": 1, "placement": 1, "attempt": 1, "tail_bytes": 16 << 20, "follow": False,
     }  # fmt: skip
     assert shop.good("service", "logs", "web", "-n", "2") == "thrä\nhalf"
     assert shop.good("service", "logs", "web", "-n", "0") == ""

@@ -67,7 +67,8 @@ def test_the_worker_is_asked_and_its_answer_passed_on(
         assert (reply.status, reply.headers["content-type"]) == (200, MEDIA_TYPE)
         assert tuple(FrameReader().feed(reply.body)) == OUTPUT
         command = ("sh", "-c", "echo hm >&2; exit 3")
-        arguments = {"service": service, "slot": 0, "command": command, "timeout_s": 5.0}
+        named = {"service": service, "slot": 0, "placement": 1, "attempt": 2}
+        arguments = {**named, "command": command, "timeout_s": 5.0}
         assert api.workers.asked == [(CLUSTER, WORKER, "exec", arguments)]
 
     with_service(tmp_path, story)

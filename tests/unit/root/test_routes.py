@@ -329,9 +329,8 @@ def test_logs_come_from_the_worker_that_has_the_instance(tmp_path: Path) -> None
         let_run(api, service)
         reply = await client.get(f"{path}?tail=100&follow=true")
         assert (reply.status, reply.body) == (200, b"one\ntwo\n")
-        assert api.workers.asked == [
-            (CLUSTER, WORKER, "logs", {"service": service, "slot": 0, "tail_bytes": 100, "follow": True})
-        ]
+        named = {"service": service, "slot": 0, "placement": 1, "attempt": 2}
+        assert api.workers.asked == [(CLUSTER, WORKER, "logs", {**named, "tail_bytes": 100, "follow": True})]
         assert (await client.get(f"{path}?instance=7")).status == 404
         assert (await client.get(f"{path}?tail=-1")).status == 400
         assert (await client.get(f"{path}?follow=perhaps")).status == 400

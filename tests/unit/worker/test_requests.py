@@ -38,20 +38,29 @@ SPEC = service(1)
 ASKED = {"service": SPEC.id, "slot": 0}
 
 
-def answering(story: Callable[[Requests, FakeHost], Awaitable[None]]) -> None:
-    """Live a story with a worker whose instance 2 is an earlier attempt, and 5 the current one."""
+def attempt(number: int, **known: Any) -> LocalInstance:
+    key = InstanceKey(SPEC.id, 0, 1, number)
+    return LocalInstance(key=key, number=number, address=InstanceAddress(), spec=SPEC, **known)
+
+
+EARLIER, LATER = attempt(2), attempt(5)
+
+
+def answering(
+    story: Callable[[Requests, FakeHost], Awaitable[None]],
+    *,
+    instances: tuple[LocalInstance, ...] = (EARLIER, LATER),
+    running: tuple[int, ...] = (2, 5),
+) -> None:
+    """Live a story with a worker that has these attempts of one slot."""
 
     async def live() -> None:
         host = FakeHost()
-        for number in (2, 5):
-            host.containers[number] = ContainerSeen(number=number, labels={}, state=ContainerState.RUNNING)
+        for instance in instances:
+            number = instance.number
+            state = ContainerState.RUNNING if number in running else ContainerState.STOPPED
+            host.containers[number] = ContainerSeen(number=number, labels={}, state=state)
             host.logs[number] = [b"log of %d\n" % number]
-        instances = tuple(
-            LocalInstance(
-                key=InstanceKey(SPEC.id, 0, 1, number), number=number, address=InstanceAddress(), spec=SPEC
-            )
-            for number in (2, 5)
-        )
         runtime = FakeRuntime(host, clock=LoopClock(), random=Random(1))
         await story(Requests(runtime, lambda: Desired(instances=instances), name="w1"), host)
 
@@ -64,9 +73,47 @@ async def execute(requests: Requests, *command: str, **keys: Any) -> list[Answer
     return [found async for piece in pieces for found in reader.feed(piece)]
 
 
-def test_the_latest_attempt_is_asked() -> None:
+GONE_ON = attempt(7, made_as=EARLIER.key)
+"""Goes by another number than the one it was begun as."""
+
+
+@pytest.mark.parametrize(
+    ("shown", "instances", "running", "meant"),
+    [
+        pytest.param(2, (EARLIER, LATER), (2, 5), 2, id="the one that is shown, though a later one runs"),
+        pytest.param(5, (EARLIER, LATER), (2,), 5, id="the one that is shown, though it does not run"),
+        pytest.param(2, (GONE_ON, attempt(8)), (7, 8), 7, id="the one that is shown, by its former name"),
+        pytest.param(None, (EARLIER, LATER), (2, 5), 5, id="the latest that runs"),
+        pytest.param(None, (EARLIER, LATER), (2,), 2, id="an earlier one, while its successor is made"),
+        pytest.param(3, (EARLIER, LATER), (2,), 2, id="one that runs, if the one that is shown is gone"),
+        pytest.param(None, (EARLIER, attempt(5, withdrawn=True)), (2, 5), 2, id="not one that is to go"),
+        pytest.param(None, (EARLIER, attempt(5, withdrawn=True)), (5,), 5, id="the latest, if no other runs"),
+        pytest.param(None, (EARLIER, LATER), (), 5, id="the latest, if none runs"),
+    ],
+)
+def test_of_several_attempts_the_one_that_serves_is_meant(
+    shown: int | None, instances: tuple[LocalInstance, ...], running: tuple[int, ...], meant: int
+) -> None:
+    """An update in place has two attempts of a slot here, and root says which one it shows; older roots do not."""
+
     async def story(requests: Requests, host: FakeHost) -> None:
-        assert [piece async for piece in requests.logs(ASKED)] == [b"log of 5\n"]
+        asked = ASKED if shown is None else {**ASKED, "placement": 1, "attempt": shown}
+        assert [piece async for piece in requests.logs(asked)] == [b"log of %d\n" % meant]
+
+    answering(story, instances=instances, running=running)
+
+
+def test_a_command_runs_in_what_serves_while_its_successor_is_made() -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
+        host.commands["true",] = FakeCommand()
+        assert (await execute(requests, "true", placement=1, attempt=2))[-1] == CommandEnd(exit_code=0)
+        assert (await execute(requests, "true"))[-1] == CommandEnd(exit_code=0)
+
+    answering(story, running=(2,))
+
+
+def test_an_instance_that_is_not_here_is_not_found() -> None:
+    async def story(requests: Requests, host: FakeHost) -> None:
         with pytest.raises(NotFound, match="instance 3 of this service is not on worker w1"):
             await anext(aiter(requests.logs({"service": SPEC.id, "slot": 3})))
 

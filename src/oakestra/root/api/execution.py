@@ -14,7 +14,7 @@ from oakestra.model.errors import Invalid, OakestraError, Unavailable
 from oakestra.model.ids import ClusterId, WorkerId
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
-from oakestra.root.api.own import chosen
+from oakestra.root.api.own import chosen, named
 from oakestra.root.api.reach import Reach
 from oakestra.root.api.sessions import Sessions
 from oakestra.root.api.views import Views
@@ -83,7 +83,8 @@ class ExecutionApi:
             raise Invalid("command: expected a program and its arguments, without NUL characters")
         if wanted.terminal is not None and not wanted.stdin:
             raise Invalid("terminal: whoever is at a terminal types something; ask for stdin, too")
-        instance = chosen(self._views.own_services([record])[0], wanted.instance)
+        shown = self._views.own_services([record])[0]
+        instance = chosen(shown, wanted.instance)
         if instance.cluster_id is None or not instance.worker_id:
             reason = instance.reason or instance.placement_reason or "it was asked for a moment ago"
             raise Unavailable(
@@ -101,8 +102,7 @@ class ExecutionApi:
             },
         )
         arguments = {
-            "service": record.spec.id,
-            "slot": instance.number,
+            **named(shown, instance),
             "command": wanted.command,
             "timeout_s": wanted.timeout_s,
         }
@@ -117,9 +117,8 @@ class ExecutionApi:
             if instance.ready:
                 raise
             state = f"{instance.phase}: {instance.reason}" if instance.reason else instance.phase
-            named = f"{record.spec.name}.{instance.number}"
             raise Unavailable(
-                f"{error} (it is {state}); see what it wrote: oak service logs {named}"
+                f"{error} (it is {state}); see what it wrote: oak service logs {record.spec.name}.{instance.number}"
             ) from error
         return streamed(answer, media_type=MEDIA_TYPE)
 

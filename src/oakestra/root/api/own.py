@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -154,8 +155,7 @@ class OwnApi:
             reason = instance.reason or instance.placement_reason or "it was asked for a moment ago"
             raise Unavailable(f"instance {instance.number} is on no worker yet, so it has no log: {reason}")
         arguments = {
-            "service": record.spec.id,
-            "slot": instance.number,
+            **named(shown, instance),
             "tail_bytes": _tail(request.query_params.get("tail")),
             "follow": truth(request, "follow"),
         }
@@ -173,6 +173,16 @@ async def _rest(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGener
         yield f"\n[the log ends here: {error}]\n".encode()
     finally:
         await pieces.aclose()  # the worker is told that nobody reads on
+
+
+def named(service: api.Service, instance: api.Instance) -> Mapping[str, Any]:
+    """Return what tells a worker which instance is meant: the attempt that is shown, whatever others are there, too."""
+    return {
+        "service": service.id,
+        "slot": instance.number,
+        "placement": instance.placement,
+        "attempt": instance.attempt,
+    }
 
 
 def chosen(service: api.Service, number: int | None) -> api.Instance:
