@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 WINDOW = 16
 ALIVE_EVERY_S = 10.0
 """An answer that has nothing to say (a followed log) sends an empty piece this often."""
+TAKEN_TOLD_TIMES = 3
+"""So often within a call's deadline who gives its answer hears from who takes it: one message may be lost."""
 CALLS_RELAYED_MAX = 4096
 
 Method = Callable[[dict[str, Any]], AsyncIterator[bytes]]
@@ -84,14 +86,18 @@ class Asker:
                 waiting.entry.heard(message)
             case Lost() if waiting is not None:
                 waiting.arrived.put_nowait(
-                    Unavailable("the worker's agent started again, and with that this ended; ask again")
+                    Unavailable(
+                        "its end was lost while its worker was away, or its worker's agent started again and ended it; "
+                        "look how things are, and ask again"
+                    )
                 )
 
     def ask(self, peer: str, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the call to `peer` and yield the pieces of its answer.
 
         Raises the error the other side reported, or `Unavailable` when pieces were lost, the connection broke, or
-        nothing came for `call.deadline_s`. Closing the iterator cancels the call over there.
+        nothing came for `call.deadline_s`. However slowly it is read, the answer waits; closing the iterator cancels
+        the call over there.
         """
         return self.converse(peer, call)[0]
 
@@ -103,6 +109,7 @@ class Asker:
     async def _answer(self, call: Call, waiting: _Waiting) -> AsyncGenerator[bytes, None]:
         peer = waiting.peer
         self._waiting[call.id] = waiting
+        receipt = _Receipt(call, lambda message: self._link.send(peer, Channel.CALL, encode_call(message)))
         expected = 0
         finished = False
         try:
@@ -116,6 +123,7 @@ class Asker:
                 if reply.sequence > expected:
                     raise Unavailable("a part of the answer was lost on the way; ask again")
                 expected += 1
+                receipt.repeat()
                 if reply.error:
                     finished = True
                     raise decode_error(reply.error)
@@ -124,13 +132,43 @@ class Asker:
                 if reply.end:
                     finished = True
                     return
-                received = Received(id=call.id, sequence=reply.sequence)
-                self._link.send(peer, Channel.CALL, encode_call(received))
+                receipt.taken(reply.sequence)
         finally:
+            receipt.end()
             del self._waiting[call.id]
             waiting.entry.end()
             if not finished:
                 self._link.send(peer, Channel.CALL, encode_call(CancelCall(id=call.id)))
+
+
+class _Receipt:
+    """What was taken of an answer, told again now and then: who gives it gives up when nobody is there to take it."""
+
+    def __init__(self, call: Call, send: Callable[[CallMessage], None]) -> None:
+        self._said = Received(id=call.id, sequence=native.NOTHING_YET)
+        self._send = send
+        self._every_s = call.deadline_s / TAKEN_TOLD_TIMES
+        self._again: asyncio.TimerHandle | None = None
+
+    def taken(self, sequence: int) -> None:
+        """Tell that this piece was taken, and all before it."""
+        self._said = Received(id=self._said.id, sequence=sequence)
+        self._send(self._said)
+
+    def repeat(self) -> None:
+        """From now on tell again what was told last. May be called twice."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(self._every_s, self._tell)
+
+    def end(self) -> None:
+        """Tell no more."""
+        if self._again is not None:
+            self._again.cancel()
+
+    def _tell(self) -> None:
+        self._send(self._said)
+        self._again = None
+        self.repeat()
 
 
 async def _within(waiting: Awaitable[Reply | OakestraError], deadline_s: float) -> Reply | OakestraError:

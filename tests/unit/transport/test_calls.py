@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from random import Random
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from calling import CLUSTER, ROOT, Fleet, in_fleet
+from calling import CLUSTER, ROOT, WORKER, Fleet, in_fleet
 from oakestra.model.errors import Conflict, NotFound, OakestraError, Unavailable
 from oakestra.model.ids import WorkerId
 from oakestra.transport.calls import ALIVE_EVERY_S, WINDOW, Relay
@@ -174,6 +175,87 @@ def test_a_flood_waits_for_who_consumes_it() -> None:
         assert len([None async for _ in answer]) == 999
 
     in_fleet({"flood": flood}, body)
+
+
+@pytest.mark.parametrize("taken", [1, 2, 500])
+def test_who_reads_slowly_gets_all_of_it(taken: int) -> None:
+    """`oak exec x -- cat big | less`, and somebody reads a page."""
+    ended = []
+
+    async def flood(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        try:
+            for number in range(1000):
+                yield b"%d " % number
+        finally:
+            ended.append("flood")
+
+    async def body(fleet: Fleet) -> None:
+        answer = fleet.ask("flood")
+        found = [await anext(answer) for _ in range(taken)]
+        await asyncio.sleep(10_000)
+        assert not ended
+        found += [piece async for piece in answer]
+        assert found == [b"%d " % number for number in range(1000)]
+
+    in_fleet({"flood": flood}, body)
+
+
+def test_who_reads_slowly_learns_at_once_that_its_worker_was_another_meanwhile() -> None:
+    async def body(fleet: Fleet) -> list[bytes]:
+        answer = fleet.ask("count", to=1000)
+        found = [await anext(answer)]
+        await asyncio.sleep(100)
+        fleet.restart_worker()
+        fleet.relay.is_back(WORKER)
+        await asyncio.sleep(100)
+        began_s = asyncio.get_running_loop().time()
+        found += [await anext(answer) for _ in range(WINDOW - 1)]
+        with pytest.raises(Unavailable, match="its end was lost while its worker was away"):
+            await anext(answer)
+        assert asyncio.get_running_loop().time() == began_s
+        return found
+
+    assert in_fleet({"count": count}, body) == [b"%d " % number for number in range(WINDOW)]
+
+
+@pytest.mark.parametrize("end", ["read to its end", "closed", "forgotten"])
+def test_when_nobody_reads_any_more_nothing_is_said_of_it(end: str) -> None:
+    async def body(fleet: Fleet) -> None:
+        answer = fleet.ask("count", to=100)
+        await anext(answer)
+        if end == "read to its end":
+            assert len([None async for _ in answer]) == 99
+        elif end == "closed":
+            await answer.aclose()
+        else:
+            del answer
+            gc.collect()
+        await asyncio.sleep(1)
+        sent = fleet.hub.sent
+        await asyncio.sleep(1000)
+        assert fleet.hub.sent == sent
+        assert not fleet.answers._running
+        assert not fleet.asker._waiting
+
+    in_fleet({"count": count}, body)
+
+
+def test_what_ended_while_its_worker_was_away_is_not_said_to_be_the_agents_doing() -> None:
+    async def brief(arguments: dict[str, Any]) -> AsyncIterator[bytes]:
+        yield b"begun"
+        await asyncio.sleep(3)
+
+    async def body(fleet: Fleet) -> None:
+        answer = fleet.ask("brief")
+        assert await anext(answer) == b"begun"
+        fleet.hub.cut(CLUSTER, WORKER)
+        await asyncio.sleep(5)
+        fleet.hub.heal(CLUSTER, WORKER)
+        fleet.relay.is_back(WORKER)
+        with pytest.raises(Unavailable, match="its end was lost while its worker was away, or"):
+            await anext(answer)
+
+    in_fleet({"brief": brief}, body)
 
 
 def test_replies_of_a_worker_that_was_not_asked_go_nowhere() -> None:

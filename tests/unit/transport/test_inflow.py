@@ -219,7 +219,7 @@ def test_a_worker_that_started_again_says_that_the_call_is_gone() -> None:
             else:
                 await entry.enter(b"x")
             began_s = asyncio.get_running_loop().time()
-            with pytest.raises(Unavailable, match="the worker's agent started again"):
+            with pytest.raises(Unavailable, match="its worker's agent started again"):
                 await anext(pieces)
             assert asyncio.get_running_loop().time() - began_s < 1.0
             assert not fleet.relay._routes
