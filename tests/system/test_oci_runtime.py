@@ -760,6 +760,34 @@ def test_commands_that_come_and_go_leave_each_other_alone(bench: Bench) -> None:
     with_agent(bench, story)
 
 
+def test_a_command_runs_though_an_earlier_runc_left_its_file(bench: Bench) -> None:
+    """runc was killed between making it and giving it its name."""
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        (bench.bundle(1) / ".exec-0.pid").touch()
+        assert (await execute(runtime, "true"))[1].exit_code == 0
+        assert _commands_left(bench) == []
+
+    with_agent(bench, story)
+
+
+def test_what_is_entered_and_fails_leaves_nothing(bench: Bench) -> None:
+    async def broken() -> AsyncGenerator[CommandInput, None]:
+        yield b"hi\n"
+        raise Rejected("these are no frames")
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        alone, opened = bench.cgroups.pids(1), _opened()
+        with pytest.raises(Rejected, match="no frames"):
+            async for _ in runtime.exec(1, ("sh", "-c", "sleep 0.3"), timeout_s=100.0, entered=broken()):
+                pass
+        assert (bench.cgroups.pids(1), _opened(), _commands_left(bench)) == (alone, opened, [])
+
+    with_agent(bench, story)
+
+
 def test_a_container_goes_with_the_commands_in_it(bench: Bench) -> None:
     async def story(runtime: OciRuntime) -> None:
         await begin(runtime)
@@ -800,6 +828,51 @@ def test_a_command_at_a_terminal_is_the_containers_own_user_but_for_the_terminal
             plain.split("\n")[:2],
             plain.split("\n")[-4:-1],
         )
+
+    with_agent(bench, story)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "timeout_s", "code"),
+    [
+        pytest.param(None, 100.0, None, id="ends"),
+        pytest.param(None, 3.0, TIMED_OUT, id="takes too long"),
+        pytest.param(TERMINAL, 100.0, 4, id="ends at a terminal"),
+        pytest.param(TERMINAL, 3.0, TIMED_OUT, id="takes too long at a terminal"),
+    ],
+)
+def test_an_output_that_somebody_else_holds_open_does_not_hold_the_session(
+    bench: Bench, terminal: Terminal | None, timeout_s: float, code: int | None
+) -> None:
+    """The container's own process opened it, and is no part of the command. Without a terminal only runc knows how it ended,
+    and waits for the end of the output."""
+    holds = "until [ -e /tmp/pid ]; do sleep 0.02; done; exec 7>/proc/$(cat /tmp/pid)/fd/1; touch /tmp/held; sleep 1000"
+    waits = (
+        "echo $$ > /tmp/new; mv /tmp/new /tmp/pid; until [ -e /tmp/held ]; do sleep 0.02; done; seq 1 20000"
+    )
+    command = ("sh", "-c", f"{waits}; {'exit 4' if timeout_s == 100.0 else 'sleep 999'}")
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime, "sh", "-c", holds)
+        opened = _opened()
+        found: list[CommandOutput | CommandEnded] = []
+        with (
+            contextlib.nullcontext()
+            if code is not None
+            else pytest.raises(Unavailable, match="holds its output open")
+        ):
+            async with asyncio.timeout(oci_bench.TIMEOUT_S):
+                async for piece in runtime.exec(
+                    1, command, timeout_s=timeout_s, entered=_typed() if terminal else None, terminal=terminal
+                ):
+                    found.append(piece)  # noqa: PERF401 - what came before an error counts
+        if code is not None:
+            ended = found.pop()
+            assert isinstance(ended, CommandEnded)
+            assert ended.exit_code == code
+        said = b"".join(piece.data for piece in found if isinstance(piece, CommandOutput))
+        assert code == TIMED_OUT or said.split() == [b"%d" % number for number in range(1, 20001)]
+        assert (_opened(), _commands_left(bench)) == (opened, [])
 
     with_agent(bench, story)
 
@@ -915,7 +988,7 @@ def _commands_left(bench: Bench) -> list[str]:
     """Return what is there of commands in container 1: processes on the machine, parts of the cgroup, files."""
     runcs = [line for _, line in bench.processes() if "exec" in line]
     parts = bench.cgroups.parts(1, "exec-")
-    return [*map(str, runcs), *map(str, parts), *map(str, bench.bundle(1).glob("exec-*"))]
+    return [*map(str, runcs), *map(str, parts), *map(str, bench.bundle(1).glob("*exec-*"))]
 
 
 # --- many ----------------------------------------------------------------------------------------------------------------

@@ -158,7 +158,8 @@ class Runtime(Protocol):
 
         Yields an empty output as soon as it runs, then what it writes, only as fast as that is taken, then how it
         ended. Nothing that it started outlives it: all of it is killed when it ends, after `timeout_s`, once it wrote
-        more than `output_bytes_max`, and when the iterator is closed. May overlap with every other call for that number.
+        more than `output_bytes_max`, and when the iterator is closed. What others hold of its output open is not waited
+        for; `Unavailable` if that keeps its exit code from us. May overlap with every other call for that number.
 
         It reads what is `entered`, which is taken only as fast as it reads; what it no longer reads is dropped. Without,
         there is nothing to read. With a `terminal` it runs at one, of that size at first: everything it writes is

@@ -79,16 +79,20 @@ class Execution:
                         yield CommandEnded(exit_code=KILLED, reason=reason)
                         return
                     yield piece
-            reason, code = await watch, await _code(child)
-            yield CommandEnded(exit_code=TIMED_OUT if reason else code, reason=reason)
+            reason = await watch
+            yield CommandEnded(
+                exit_code=TIMED_OUT if reason else await _told_code(child, ends), reason=reason
+            )
         finally:
             watch.cancel()
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait({reading})
-                if not reading.cancelled():
-                    reading.result()
-            await self._leave_nothing(child, ends, watch)
+            try:
+                if reading is not None:
+                    reading.cancel()
+                    await asyncio.wait({reading})
+                    if not reading.cancelled():
+                        reading.result()
+            finally:
+                await self._leave_nothing(child, ends, watch)
 
     def _start(
         self, command: Sequence[str], *, reads: bool, terminal: Terminal | None
@@ -102,7 +106,7 @@ class Execution:
             self._part, part = self._divided()
             failed.callback(self._cgroups.clear, self._part)
             self._pid_file = bundle / f"{self._part.name}.pid"
-            self._pid_file.unlink(missing_ok=True)  # of an agent that died
+            self._forget_pid()  # of an agent that died
             words = [
                 *(self._runc, "--root", str(self._layout.runc)),
                 *("exec", "--cgroup", part, "--pid-file", str(self._pid_file)),
@@ -247,7 +251,12 @@ class Execution:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILLED_WAIT_S):
                 await _code(child)
+        self._forget_pid()
+
+    def _forget_pid(self) -> None:
+        """Remove the file with the command's process id; a runc that is killed may leave it under its first name."""
         self._pid_file.unlink(missing_ok=True)
+        self._pid_file.with_name(f".{self._pid_file.name}").unlink(missing_ok=True)
 
 
 async def clear(cgroups: Cgroups, part: Path) -> bool:
@@ -258,6 +267,16 @@ async def clear(cgroups: Cgroups, part: Path) -> bool:
                 await asyncio.sleep(_POLL_S)
             return True
     return False
+
+
+async def _told_code(child: subprocess.Popen[bytes], ends: Streams) -> int:
+    """Return the exit code of a command that has ended. Raises `Unavailable` if runc will not tell it."""
+    if ends.held:
+        raise Unavailable(
+            "the command has ended, but its exit code is lost: another process of the instance holds its output open; "
+            "end that, and run the command again"
+        )
+    return await _code(child)
 
 
 async def _code(child: subprocess.Popen[bytes]) -> int:

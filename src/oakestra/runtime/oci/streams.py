@@ -23,6 +23,9 @@ NAME_BYTES = 4096
 """With a terminal runc says its name."""
 _END_OF_INPUT = b"\x04"
 """Ctrl-D: what a terminal knows instead of an end."""
+HELD_S = 5.0
+"""When a command has ended, what it wrote is there, or runc passes it on at once, even on a machine that is very busy. What
+is open after waiting so long is held open by somebody else."""
 _NOBODY_READS = {errno.EPIPE, errno.EIO}
 """A pipe says the one, a terminal the other."""
 
@@ -39,6 +42,8 @@ class Streams:
     theirs: tuple[int, int, int]
     console: Console | None = None
     """Where its terminal is handed over, if it has one."""
+    held: bool = False
+    """Somebody else holds the outputs open, so that runc waits for their end for ever."""
 
     def given(self) -> None:
         """Let go of the other ends: whoever is started has them."""
@@ -153,19 +158,32 @@ class Console:
 
 
 async def read(streams: Streams, watch: asyncio.Future[str]) -> AsyncGenerator[CommandOutput, None]:
-    """Yield what is written until all of it has ended. Raises what `watch` raises: then it never will."""
+    """Yield what is written until all of it has ended, or the command has (`watch`) and no more of it comes.
+
+    Raises what `watch` raises: then it never ends.
+    """
     opened = dict(streams.outputs)
+    left_s = HELD_S
     while opened:
-        await _readable(tuple(opened), watch)
+        over = watch.done()  # looked at first: all that it wrote is there, or passed on by runc
+        heard = False
         for fd in tuple(opened):
             with contextlib.suppress(BlockingIOError):
                 data = _read(fd)
+                heard = True
                 if data:
                     yield CommandOutput(stream=opened[fd], data=data)
                 else:
                     del opened[fd]
-        if watch.done():
+        if heard:
+            continue
+        if over:
             watch.result()
+            streams.held = streams.console is None and left_s <= 0
+            if streams.held or streams.console is not None:
+                return
+        waited_s = await _readable(tuple(opened), watch, timeout_s=left_s if over else None)
+        left_s -= waited_s if over else 0.0
 
 
 def _read(fd: int) -> bytes:
@@ -188,9 +206,12 @@ async def enter(streams: Streams, entered: AsyncIterator[CommandInput]) -> None:
     await streams.end_input()
 
 
-async def _readable(fds: Sequence[int], watch: asyncio.Future[str]) -> None:
-    """Return when something can be read, or `watch` ends."""
+async def _readable(
+    fds: Sequence[int], watch: asyncio.Future[str], *, timeout_s: float | None = None
+) -> float:
+    """Return when something can be read, `watch` ends, or the time is over: after how many seconds."""
     loop = asyncio.get_running_loop()
+    began_s = loop.time()
     found = loop.create_future()
 
     def note(_: object = None) -> None:
@@ -202,7 +223,8 @@ async def _readable(fds: Sequence[int], watch: asyncio.Future[str]) -> None:
     if not watch.done():
         watch.add_done_callback(note)
     try:
-        await found
+        await asyncio.wait((found,), timeout=timeout_s)
+        return loop.time() - began_s
     finally:
         watch.remove_done_callback(note)
         for fd in fds:
