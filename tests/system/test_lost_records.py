@@ -135,7 +135,10 @@ def test_a_backup_brings_back_what_no_cluster_knows(fleet: Fleet, tmp_path: Path
         until(lambda: fleet.ask(lambda: places(fleet, "saved")) == before)
         with pytest.raises(OakestraError, match="wrong user name"):
             log_in(fleet.oak.variables["OAKESTRA_ROOT"], "ann", "ann's secret")
-        assert "have it start now" in fleet.oak.run("root", "restore", copy, place).stdout
+        assert (
+            "have it start now, as it was started before"
+            in fleet.oak.run("root", "restore", copy, place).stdout
+        )
         fleet.lab("kill", "root")
         fleet.ask(lambda: log_in(fleet.oak.variables["OAKESTRA_ROOT"], "ann", "ann's secret"))
         until(lambda: fleet.ask(lambda: places(fleet, "saved")) == before)

@@ -35,7 +35,8 @@ INPUT_BYTES = 64 * 1024
 ALIVE_EVERY_S = 20.0
 """Root ends a session from which nothing came for a minute."""
 TRIED_S = 20.0
-"""Root may be away for so long, to restart or while a connection breaks, before input counts as lost."""
+"""Root may be out of reach for so long, as while a connection breaks, before input counts as lost. Waiting does not help when
+root starts again: its sessions end with it."""
 _AGAIN_S = 0.5
 _WAITING_MAX = 64
 """Pieces of the answer that wait to be written here."""

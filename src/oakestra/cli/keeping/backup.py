@@ -7,10 +7,13 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oakestra.cli import DONE
 from oakestra.model.errors import Forbidden, Unavailable
+
+if TYPE_CHECKING:
+    from oakestra.control.installation import Installation
 
 TABLES = frozenset({"users", "services", "slots", "clusters"})
 """Every version of root's records has these; nobody else's has all of them."""
@@ -46,16 +49,30 @@ def _back_up(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    from oakestra.cli import installation
+    from oakestra.control.installation import DEFAULT, Installation
     from oakestra.store import copies
     from oakestra.store.sqlite import SCHEMAS
 
     store = _store(args)
     copies.offer(args.file, store, tables=TABLES, version_max=len(SCHEMAS["root"]))
-    if not _started_again(args):
-        print(f"root takes the records of {args.file} when it starts next: have it start now")
+    home = Installation(args.installation or DEFAULT)
+    if not _started_again(home):
+        how = starting_now(home.name, kept="root" in installation.flags_of(home))
+        print(f"root takes the records of {args.file} when it starts next: {how}")
         return DONE
     print(f"root has the records of {args.file}; those it had are in {store}.replaced")
     return DONE
+
+
+def starting_now(installation: str, *, kept: bool) -> str:
+    """Return what to do so that a root that does not run, or that others keep, takes the copy; `kept`: by `oak up`."""
+    from oakestra.control.installation import DEFAULT
+
+    command = "sudo oak up" if installation == DEFAULT else f"sudo oak up --installation {installation}"
+    if kept:
+        return f"have it start now: {command}"
+    return f"have it start now, as it was started before; on a new machine: {command}"
 
 
 def _store(args: argparse.Namespace) -> Path:
@@ -71,14 +88,12 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
     return {"installation": args.installation} if args.installation else {}
 
 
-def _started_again(args: argparse.Namespace) -> bool:
+def _started_again(home: Installation) -> bool:
     """Have root start again and return when it is well, if it is kept running here."""
     from oakestra.cli import installation
     from oakestra.cli.keeping import keeper_of, readiness
     from oakestra.control import processes
-    from oakestra.control.installation import DEFAULT, Installation
 
-    home = Installation(args.installation or DEFAULT)
     keeper = keeper_of(home)
     before = keeper.running().get("root")
     if before is None:
