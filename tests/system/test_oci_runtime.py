@@ -599,6 +599,24 @@ def test_nothing_is_believed_across_boots(bench: Bench) -> None:
     with_agent(bench, lambda runtime: runtime.delete(1))
 
 
+def test_a_mount_that_a_killed_runc_left_goes_with_its_container(bench: Bench) -> None:
+    """It runs from a sealed copy of itself, which is mounted for a moment: killed then, it leaves that."""
+
+    def left_mounted() -> None:
+        (state,) = (bench.root / "run/runc").iterdir()
+        copy = state / "runc.a1b2c3"
+        copy.touch()
+        subprocess.run(("mount", "--bind", "/usr/bin/env", str(copy)), check=True)
+
+    async def story(runtime: OciRuntime) -> None:
+        await begin(runtime)
+        left_mounted()
+        await runtime.delete(1)
+
+    with_agent(bench, story)
+    assert not bench.leftovers()
+
+
 def test_a_strangers_container_is_left_alone(bench: Bench) -> None:
     async def mine(runtime: OciRuntime) -> None:
         await runtime.create(spec(1))

@@ -74,6 +74,8 @@ def sweep(number: int, *, layout: Layout, cgroups: Cgroups) -> None:
     rootfs.unmount(directory / "rootfs")
     cgroups.remove(number)
     reach(Point.RUNTIME_CGROUP_REMOVED)
+    for entry in layout.runc_state(number).glob("runc.*"):
+        rootfs.unmount(entry)  # a runc that was killed may have left the copy of itself that it runs from
     _remove_tree(layout.runc_state(number))
     layout.exit_file(number).unlink(missing_ok=True)
     if directory.is_dir():
