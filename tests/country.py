@@ -50,6 +50,8 @@ class Country:
     """Numbers of instances that crash wherever they are."""
     broken: set[ClusterId] = field(default_factory=set)
     """Clusters where nothing becomes ready."""
+    finished: set[ClusterId] = field(default_factory=set)
+    """Clusters where every job has done its work."""
     dead: set[ClusterId] = field(default_factory=set)
     """Clusters whose only worker is lost: whatever is there is never seen gone."""
     cut: set[ClusterId] = field(default_factory=set)
@@ -111,6 +113,32 @@ class Country:
         self.state.views = {}
         self.state.turned_since_s = {}
         self.since_s = self.now_s
+
+    def happen(self, action: str, cluster: ClusterId, number: int) -> None:
+        """Let something befall a cluster, or an instance; what befalls it again ends."""
+        match action:
+            case "cut":
+                self.cut.add(cluster)
+            case "mend":
+                self.cut.discard(cluster)
+            case "heal":
+                for trouble in (self.cut, self.broken, self.unable, self.full, self.dead):
+                    trouble.discard(cluster)
+                self.set(cluster, Availability.ACTIVE)
+            case "broken" | "unable" | "full" | "dead":
+                troubled: set[ClusterId] = getattr(self, action)
+                troubled ^= {cluster}
+            case "drain":
+                active = self.state.clusters[cluster].availability is Availability.ACTIVE
+                self.set(cluster, Availability.DRAINING if active else Availability.ACTIVE)
+            case "update":
+                self.update()
+            case "remove" if Slot(SERVICE, number) in {one.slot for one in self.state.slots.values()}:
+                self.remove(number)
+            case "restart":
+                self.restart_root()
+            case _:
+                pass
 
     def slot(self, number: int = 0) -> SlotRecord:
         return self.state.slots[slot_key(Slot(SERVICE, number))]
@@ -204,6 +232,8 @@ class Country:
             ready=id not in self.broken | self.dead,
             namespace=InstanceAddress(v4=f"10.18.{int(id, 16)}.{placed.number}"),
         )
+        if id in self.finished:
+            return replace(status, phase=Phase.COMPLETED, ready=False)
         if id in self.unable:
             failures = Failures(steps=STEPS_MAX, how="no device")
             return replace(status, phase=Phase.ATTACHED, ready=False, failures=failures)

@@ -173,20 +173,58 @@ def test_what_serves_in_a_cluster_that_is_away_is_not_given_up_before_its_time()
         assert bool(tuple(departures(seen))) is (away_s > CLUSTER_GRACE_S)
 
 
-def test_who_waits_for_a_successor_that_fell_over_waits_for_no_time() -> None:
-    """It was ready, and is no longer before the earlier one has gone: root must not look again and again for that."""
-    country, first, second = about_to_move(1)
+def turned(first: ClusterId, country: Country, second: ClusterId) -> None:
+    """Drain the first cluster until what it has is ready in the second one, and has not gone yet."""
     country.set(second, Availability.ACTIVE)
     country.set(first, Availability.DRAINING)
-    while not country.seen().turned_since_s:
+    while not country.slot().turned:
         country.step()
+
+
+def test_a_successor_that_falls_over_gives_back_what_it_took() -> None:
+    """Who serves is who is ready: users are led to the earlier one again, which does not go, and root waits for news."""
+    country, first, second = about_to_move(1)
+    turned(first, country, second)
     assert len(list(lingers_s(country.seen()))) == 1
     country.broken.add(second)
+    country.step()
     for _ in range(20):
         country.step()
-    assert country.at() == {first: 1, second: 1}
-    assert country.seen().turned_since_s
+        assert (country.serving(), country.at()) == (1, {first: 1, second: 1})
+    assert not country.seen().turned_since_s
     assert list(lingers_s(country.seen())) == []
+    country.broken.clear()
+    country.pass_time(20)
+    assert (country.serving(), country.at()) == (1, {second: 1})
+
+
+def test_a_successor_that_falls_over_again_and_again_ends_nothing() -> None:
+    country, first, second = about_to_move(1)
+    turned(first, country, second)
+    for step in range(30):
+        if step % 4 in (0, 3):  # broken for three steps, ready for one
+            country.broken ^= {second}
+        country.step()
+        assert first in country.at()
+
+
+def test_a_successor_that_is_out_of_reach_leads_nobody_astray() -> None:
+    country, first, second = about_to_move(1, update=UpdatePolicy(min_ready_s=40.0))
+    turned(first, country, second)
+    country.cut.add(second)
+    country.pass_time(50)
+    assert (country.slot().serving[0], country.slot().is_ready, country.at()[first]) == (first, True, 1)
+
+
+def test_what_must_be_ready_for_some_time_is_before_the_earlier_one_goes() -> None:
+    country, first, second = about_to_move(1, update=UpdatePolicy(min_ready_s=40.0))
+    turned(first, country, second)
+    (left_s,) = lingers_s(country.seen())
+    assert left_s > 30.0
+    country.pass_time(35)
+    assert country.at() == {first: 1, second: 1}
+    country.pass_time(10)
+    assert country.at() == {second: 1}
 
 
 def test_others_hear_of_both_placements_and_are_led_to_one() -> None:
@@ -238,6 +276,48 @@ def test_what_must_never_run_twice_waits_for_its_machine_to_return() -> None:
     for _ in range(20):
         country.step()
     assert country.at() == {second: 1}
+
+
+@pytest.mark.parametrize(
+    ("order", "cut_s"),
+    [(UpdateOrder.STOP_FIRST, 0), (UpdateOrder.STOP_FIRST, 30), (UpdateOrder.START_FIRST, 30)],
+)
+def test_what_must_never_run_twice_is_not_drained_out_of_a_cluster_that_is_out_of_reach(
+    order: UpdateOrder, cut_s: int
+) -> None:
+    policy = DisconnectPolicy(replace=False)
+    country, first, second = about_to_move(1, disconnect=policy, update=UpdatePolicy(order=order))
+    country.set(second, Availability.ACTIVE)
+    country.cut.add(first)
+    country.pass_time(cut_s)
+    country.set(first, Availability.DRAINING)
+    for _ in range(STEPS):
+        country.step()
+        assert country.at().total() == 1
+
+
+def test_what_stops_first_is_drained_out_of_a_lost_cluster_when_that_is_given_up() -> None:
+    country, first, second = about_to_move(1, update=UpdatePolicy(order=UpdateOrder.STOP_FIRST))
+    country.set(second, Availability.ACTIVE)
+    country.cut.add(first)
+    country.set(first, Availability.DRAINING)
+    for _ in range(int(CLUSTER_GRACE_S) - 5):
+        country.step()
+        assert country.at().total() == 1
+    country.pass_time(10)
+    assert country.serving() == 1
+    assert second in country.at()
+
+
+def test_what_stops_first_has_no_two_where_it_is_not_ready_in_a_drained_cluster() -> None:
+    country, first, second = about_to_move(1, update=UpdatePolicy(order=UpdateOrder.STOP_FIRST))
+    country.set(second, Availability.ACTIVE)
+    country.broken.add(first)
+    country.pass_time(2)
+    country.set(first, Availability.DRAINING)
+    country.cut.add(first)
+    country.pass_time(10)
+    assert country.at() == {first: 1}
 
 
 def test_a_cluster_that_is_cut_off_while_it_is_drained_keeps_what_nobody_else_has_room_for() -> None:

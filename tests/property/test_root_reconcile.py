@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from country import SERVICE, Country
 from oakestra.model.ids import ClusterId
-from oakestra.model.instance import Placement, Slot
+from oakestra.model.instance import Phase, Placement
 from oakestra.model.service import DisconnectPolicy, Reconcile, Resources, UpdateOrder, UpdatePolicy
 from oakestra.root.decisions import TakeBack
 from oakestra.root.rebuild.plan import Decline
@@ -295,8 +296,87 @@ def test_a_root_that_restarts_waits_for_what_it_set_aside() -> None:
     assert country.at() == {home: 1}
 
 
+def test_no_number_is_given_twice_after_something_was_taken_back() -> None:
+    country, home, _ = replaced(ORIGINAL)
+    country.cut.clear()
+    country.pass_time(30)
+    assert (country.slot().placement, country.slot().last_placement) == (1, 2)
+    country.unable.add(home)
+    country.pass_time(5)
+    assert country.slot().placement == 3
+
+
+def test_no_number_is_given_twice_while_a_replacement_is_still_there() -> None:
+    """What was taken back fails before its replacement has gone."""
+    country, home, other = cut_off(ORIGINAL)
+    country.broken.add(other)
+    country.pass_time(LOST_S + 3)
+    country.cluster(2)
+    country.step()
+    country.cut.clear()
+    while country.slot().leaving is None:
+        country.step()
+    country.unable.add(home)
+    for _ in range(12):
+        country.step()
+        held = [placed for _, placed in country.slot().placements]
+        assert len(held) == len(set(held))
+
+
+def test_a_root_that_restarted_while_a_cluster_was_away_knows_how_it_was() -> None:
+    longest = DisconnectPolicy(reconcile=Reconcile.LONGEST_RUNNING)
+    for policy, updated, kept in ((longest, False, "home"), (ORIGINAL, True, "other")):
+        country, home, other = cut_off(policy)
+        country.pass_time(20)
+        country.restart_root()
+        if updated:
+            country.update()
+        country.pass_time(LOST_S + 20)
+        country.cut.clear()
+        country.pass_time(30)
+        assert country.at() == {home if kept == "home" else other: 1}
+
+
+def test_what_left_when_its_cluster_was_lost_is_decided_about_when_that_is_back() -> None:
+    """Its cluster knew already that it has a successor: that it is set aside tells it nothing new."""
+    country, home, other = cut_off(ORIGINAL)
+    country.cut.clear()
+    country.set(home, Availability.DRAINING)
+    while not country.slot().turned:
+        country.step()
+    country.broken.add(other)
+    country.cut.add(home)
+    country.pass_time(LOST_S + 10)
+    assert country.slot().aside is not None
+    country.cut.clear()
+    country.pass_time(60)
+    assert country.serving() == 1
+
+
+JOB: dict[str, Any] = {"one_shot": True, "update": UpdatePolicy(order=UpdateOrder.STOP_FIRST)}
+
+
+@pytest.mark.parametrize("policy", [DisconnectPolicy(), ORIGINAL])
+@pytest.mark.parametrize("first", ["original", "replacement", "replacement at once"])
+def test_a_job_that_is_done_does_not_run_again(policy: DisconnectPolicy, first: str) -> None:
+    """Whichever of the two has done the work, the other one is not needed."""
+    country, home, other = cut_off(policy, **JOB)
+    if first == "replacement at once":
+        country.finished.add(other)
+    country.pass_time(LOST_S + 3)
+    done = home if first == "original" else other
+    country.finished.add(done)
+    country.pass_time(5)
+    country.cut.clear()
+    country.pass_time(3)
+    for _ in range(30):
+        country.step()
+        assert (country.at(), country.slot().status.phase) == ({done: 1}, Phase.COMPLETED)  # type: ignore[union-attr]
+    assert (country.slot().aside, country.slot().leaving) == (None, None)
+
+
 actions = st.sampled_from(
-    ["cut", "cut", "mend", "mend", "break", "drain", "update", "remove", "restart", "wait", "wait", "wait"]
+    ["cut", "cut", "mend", "mend", "broken", "drain", "update", "remove", "restart", "wait", "wait", "wait"]
 )
 
 
@@ -315,7 +395,7 @@ def test_whatever_happens_in_the_end_each_runs_once(
     country.want(3, disconnect=DisconnectPolicy(reconcile=reconcile), update=UpdatePolicy(order=order))
     country.settle(3)
     for action, which, seconds in story:
-        _happen(country, action, ids[which % clusters], which)
+        country.happen(action, ids[which % clusters], which)
         for _ in range(seconds):
             assert not any(isinstance(one, Decline) for one in country.step()), (
                 "root knows all that it asked for"
@@ -330,24 +410,3 @@ def test_whatever_happens_in_the_end_each_runs_once(
     assert {placed.slot for runs in country.runs.values() for placed in runs} == wanted
     assert not country.state.withdrawals
     assert all(not record.leaving and not record.aside for record in country.state.slots.values())
-
-
-def _happen(country: Country, action: str, cluster: ClusterId, number: int) -> None:
-    match action:
-        case "cut":
-            country.cut.add(cluster)
-        case "mend":
-            country.cut.discard(cluster)
-        case "break":
-            country.broken ^= {cluster}
-        case "drain":
-            active = country.state.clusters[cluster].availability is Availability.ACTIVE
-            country.set(cluster, Availability.DRAINING if active else Availability.ACTIVE)
-        case "update":
-            country.update()
-        case "remove" if Slot(SERVICE, number) in {one.slot for one in country.state.slots.values()}:
-            country.remove(number)
-        case "restart":
-            country.restart_root()
-        case _:
-            pass

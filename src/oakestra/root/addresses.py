@@ -30,7 +30,7 @@ class AddressPool:
     """Addresses of services and instances: 10.30.0.0/16, each with an IPv6 twin of the same last 16 bits.
 
     `in_use` lists every address that belongs to somebody or rests. An address counts as taken from the moment
-    it was given out; if what it was for is never recorded, it comes back when the pool has been walked through.
+    it was given out; if what it was for is never recorded, it comes back when the pool has been walked through, or by `look_again`.
     """
 
     def __init__(self, in_use: Callable[[], Iterable[InstanceAddress]]) -> None:
@@ -42,6 +42,10 @@ class AddressPool:
     def begin_at(self, number: int) -> None:
         """Look for free addresses there first: what records that are gone gave to somebody is then hardly found."""
         self._last = number % POOL_SIZE
+
+    def look_again(self) -> None:
+        """Count as taken what is in use, and nothing else: what was given out since was for what is not recorded."""
+        self._taken = _flat(self._in_use())
 
     def keep(self, given: InstanceAddress) -> bool:
         """Count as taken what records that are gone had given to somebody; False if somebody else has it by now."""
@@ -114,7 +118,7 @@ class AddressPool:
                 return InstanceAddress(v4=v4, v6=v6)
 
     def _look(self) -> None:
-        self._taken = _flat(self._in_use())
+        self.look_again()
         self._last = 0
 
 

@@ -72,7 +72,7 @@ class TakeBack:
     cluster: ClusterId
     placement: int
     status: InstanceStatus
-    """How it is: it is ready, so everybody is led to it from now on."""
+    """How it is: ready, so everybody is led to it from now on, or done with its work."""
     store: int
     """Epoch of the cluster's store that `status` comes from."""
     reason: str

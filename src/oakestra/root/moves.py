@@ -62,21 +62,35 @@ def _why_end(observed: Observed, record: SlotRecord) -> str:
     if record.slot.service not in observed.services:
         return "its service is gone"
     if cluster.liveness is Liveness.LOST:
-        return "its successor is ready" if record.turned and record.is_ready else ""
+        return "its successor is ready" if _succeeded(observed, record) else ""
     if record.leaving_placed in cluster.refusals:
         return cluster.refusals[record.leaving_placed]
     lingered_s = observed.now_s - observed.turned_since_s.get(record.slot, observed.now_s)
-    if record.turned and record.is_ready and lingered_s >= LINGER_S and _knows(observed, record):
+    proven = lingered_s >= _must_linger_s(observed, record.slot)
+    if proven and _succeeded(observed, record) and _knows(observed, record):
         return f"its successor is ready: {record.leaving.reason}"
     return ""
+
+
+def _succeeded(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether everybody is led to the successor, and it is ready still."""
+    successor = status_within_reach(observed, record)
+    return record.turned and record.is_ready and successor is not None and successor.ready
+
+
+def _must_linger_s(observed: Observed, slot: Slot) -> float:
+    """Return for how long a successor must have been ready until what it follows goes."""
+    return max(LINGER_S, observed.services[slot.service].spec.update.min_ready_s)
 
 
 def lingers_s(observed: Observed) -> Iterator[float]:
     """Yield for how much longer each earlier placement lingers; who has lingered for long enough waits for news, not for
     a time."""
-    for at_s in observed.turned_since_s.values():
-        if (left_s := at_s + LINGER_S - observed.now_s) > 0:
-            yield left_s
+    for slot, at_s in observed.turned_since_s.items():
+        if slot.service in observed.services:
+            left_s = at_s + _must_linger_s(observed, slot) - observed.now_s
+            if left_s > 0:
+                yield left_s
 
 
 def _given_up(observed: Observed, record: SlotRecord) -> str:
@@ -99,30 +113,43 @@ def _knows(observed: Observed, record: SlotRecord) -> bool:
 
 
 def still_serving(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
-    """Return what is to be said of a slot whose earlier placement goes on serving; None once its successor does."""
-    if record.leaving is None or record.turned:
+    """Return what is to be said of a slot whose earlier placement goes on serving; None while its successor does, or
+    while neither does and the successor did last."""
+    if record.leaving is None:
         return None
-    successor = _status(observed, record)
+    successor = status_within_reach(observed, record)
     if successor is not None and successor.ready:
         return None
     cluster = observed.clusters.get(record.leaving.cluster)
     earlier = cluster.statuses.get(record.leaving_placed) if cluster else None
+    serves = (
+        earlier is not None and earlier.ready and cluster is not None and cluster.liveness is Liveness.LIVE
+    )
+    if record.turned and not serves:
+        return None
     if earlier is None:
         return record.status
     return replace(earlier, reason=f"is being moved, {record.leaving.reason}: {_how_far(observed, record)}")
 
 
 def still_held(observed: Observed) -> set[Slot]:
-    """Return the slots without a place of which a live cluster still holds a placement that must go, and may see it go."""
+    """Return the slots without a place of which a cluster still holds a placement that must go, and may be seen to go."""
     return {
         placed.slot
         for placed, withdrawal in observed.withdrawals.items()
         if (record := observed.slots.get(placed.slot))
         and record.cluster is None
         and (cluster := observed.clusters.get(withdrawal.cluster))
-        and cluster.liveness is Liveness.LIVE
-        and not (_may_be_replaced(observed, placed.slot) and _is_on_lost_worker(cluster, placed))
+        and not _is_given_up(observed, placed, cluster)
     }
+
+
+def _is_given_up(observed: Observed, placed: Placement, cluster: ClusterSeen) -> bool:
+    """Tell whether nobody waits to see a placement gone: what has it is lost, and may be replaced."""
+    service = observed.services.get(placed.service)
+    if cluster.liveness is Liveness.LOST:
+        return service is None or bool(given_up(cluster, service.spec))
+    return _may_be_replaced(observed, placed.slot) and _is_on_lost_worker(cluster, placed)
 
 
 def _may_be_replaced(observed: Observed, slot: Slot) -> bool:
@@ -156,10 +183,14 @@ def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]
 
 
 def drained(observed: Observed, record: SlotRecord) -> str:
-    """Say that a slot must leave its cluster because that is drained; nothing otherwise, or while it leaves another."""
+    """Say that a slot must leave its cluster because that is drained; nothing otherwise, or while it leaves another, or
+    cannot be seen to leave and must never run twice."""
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
     draining = cluster is not None and cluster.availability is Availability.DRAINING
     if cluster is None or not draining or record.turned:
+        return ""
+    lost = cluster.liveness is Liveness.LOST or _is_on_lost_worker(cluster, record.placed)
+    if lost and not _may_be_replaced(observed, record.slot):
         return ""
     return f"cluster {cluster.record.name} is drained"
 
@@ -225,11 +256,16 @@ def _how_far(observed: Observed, record: SlotRecord) -> str:
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
     if cluster is None:
         return f"no cluster takes its successor yet ({record.reason})"
-    successor = _status(observed, record)
+    if cluster.liveness is Liveness.LOST:
+        return f"cluster {cluster.record.name}, which has its successor, is lost"
+    successor = cluster.statuses.get(record.placed)
     far = f"{Phase(successor.phase).name} {successor.reason}".strip() if successor else "not heard of yet"
     return f"its successor in {cluster.record.name} is {far}"
 
 
-def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+def status_within_reach(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    """Return how the current placement is; None where its cluster or worker is lost: it is of no use to anybody."""
     cluster = observed.clusters.get(record.cluster) if record.cluster else None
-    return cluster.statuses.get(record.placed) if cluster else None
+    if cluster is None or cluster.liveness is Liveness.LOST or _is_on_lost_worker(cluster, record.placed):
+        return None
+    return cluster.statuses.get(record.placed)

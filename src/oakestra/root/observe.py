@@ -149,7 +149,9 @@ def observe(
             now_s,
         ),
         turned_since_s=since(
-            (slot for slot, record in slots.items() if record.turned), state.turned_since_s, now_s
+            (slot for slot, record in slots.items() if record.turned and record.is_ready),
+            state.turned_since_s,
+            now_s,
         ),
         standing=_standing(state, now_s),
         quarantined={key: record.until_wall_s for key, record in state.quarantine.items()},

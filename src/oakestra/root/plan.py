@@ -204,9 +204,18 @@ class _Ledger:
             if cluster is not None and not _counted(cluster, record, observed.epoch):
                 self._pending[record.cluster] += service.spec.resources
 
-    def reserve(self, cluster: ClusterId, spec: ServiceSpec) -> None:
+    def give(self, record: SlotRecord, spec: ServiceSpec, choice: Choice, because: str = "") -> Place:
+        """Return a slot's next placement, in the cluster that was chosen; what it takes there is not free any more."""
+        cluster = ClusterId(choice.id)
         self._pending[cluster] += spec.resources
         self._services[cluster][spec.id] += 1
+        return Place(
+            slot=record.slot,
+            cluster=cluster,
+            placement=record.next_placement,
+            reason=f"{choice.name}: {choice.reason}" + (f" ({because})" if because else ""),
+            verdicts=choice.verdicts,
+        )
 
     def candidates(self, slot: Slot) -> list[ClusterCandidate]:
         return [
@@ -294,32 +303,29 @@ def _placements(
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
             continue
         moving[slot.service] += serves
-        if serves and stops_first:
+        if asked and stops_first:
             yield Withdraw(placed=record.placed, cluster=_home(record), reason=asked)
             continue
-        cluster = ClusterId(verdict.id)
-        ledger.reserve(cluster, service.spec)
+        given = ledger.give(record, service.spec, verdict, because=asked if serves else "")
         if serves:
-            yield Move(
-                slot=slot,
-                cluster=cluster,
-                placement=record.last_placement + 1,
-                reason=f"{verdict.name}: {verdict.reason} ({asked})",
-                why=asked,
-                verdicts=verdict.verdicts,
-            )
+            yield _moved(given, asked)
             continue
         if record.cluster is not None and is_set_aside(observed, record):
             yield SetAside(slot=slot, cluster=record.cluster, placement=record.placement, reason=why)
         elif record.cluster is not None:
             yield Withdraw(placed=record.placed, cluster=record.cluster, reason=why or asked)
-        yield Place(
-            slot=slot,
-            cluster=cluster,
-            placement=record.last_placement + 1,
-            reason=f"{verdict.name}: {verdict.reason}",
-            verdicts=verdict.verdicts,
-        )
+        yield given
+
+
+def _moved(given: Place, why: str) -> Move:
+    return Move(
+        slot=given.slot,
+        cluster=given.cluster,
+        placement=given.placement,
+        reason=given.reason,
+        why=why,
+        verdicts=given.verdicts,
+    )
 
 
 def _tried_elsewhere(
@@ -344,18 +350,11 @@ def _tried_elsewhere(
             reason = f"stays in {name}: {choice.reason}"
             yield Unplaceable(slot=slot, reason=reason, verdicts=choice.verdicts)
             continue
-        yield Remember(slot=slot, failed=replace(failed, followed_by=record.placement + 1))
+        yield Remember(slot=slot, failed=replace(failed, followed_by=record.next_placement))
         yield Withdraw(placed=record.placed, cluster=home, reason=f"failed {why}")
         if service.spec.update.order is UpdateOrder.STOP_FIRST:
             continue  # it must be gone before the next one may start
-        ledger.reserve(ClusterId(choice.id), service.spec)
-        yield Place(
-            slot=slot,
-            cluster=ClusterId(choice.id),
-            placement=record.placement + 1,
-            reason=f"{choice.name}: {choice.reason} (it failed in {name})",
-            verdicts=choice.verdicts,
-        )
+        yield ledger.give(record, service.spec, choice, because=f"it failed in {name}")
 
 
 def _home(record: SlotRecord) -> ClusterId:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from oakestra.model.errors import Unavailable
 from oakestra.model.event import Event
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Placement, Slot
@@ -207,6 +208,11 @@ class SlotRecord:
         return max(self.placement, self.highest_placement)
 
     @property
+    def next_placement(self) -> int:
+        """The number that its next placement is given: none ever had it."""
+        return self.last_placement + 1
+
+    @property
     def aside_placed(self) -> Placement:
         """The placement that may be taken back."""
         assert self.aside is not None, "asked only while something is set aside"
@@ -393,7 +399,11 @@ class RootState:
 
     async def commit(self) -> None:
         """Make every change so far durable. Raises `Unavailable`; memory then shows what is on disk."""
-        await self.records.commit()
+        try:
+            await self.records.commit()
+        except Unavailable:
+            self.pool.look_again()
+            raise
 
     def slots_of(self, service: ServiceId) -> list[SlotRecord]:
         """Return the slots of a service, tombstones included, by number."""

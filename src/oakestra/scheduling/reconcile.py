@@ -26,12 +26,15 @@ def who_stays(
     *,
     undisturbed: bool,
     scores_better: Callable[[], bool],
+    done: bool = False,
 ) -> tuple[Stays, str]:
     """Return which one stays, and why. One that is not ready never goes before one that is.
 
     `undisturbed`: the original was not started again while it was away. `scores_better` tells whether its place would
-    be chosen now, if neither of the two were there.
+    be chosen now, if neither of the two were there. `done`: the original has done all its work while it was away.
     """
+    if done:
+        return Stays.ORIGINAL, "it has done its work"
     if original is None or not original.ready:
         return Stays.REPLACEMENT, "it came back and was not ready: its replacement is kept"
     if replacement is None or not replacement.ready:

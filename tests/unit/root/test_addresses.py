@@ -52,6 +52,16 @@ def test_what_was_released_is_not_next() -> None:
     assert {pool.instance().v4 for _ in range(100)}.isdisjoint({first.v4})
 
 
+def test_what_was_given_out_and_not_recorded_can_be_kept_by_whom_it_belongs_to() -> None:
+    held: list[InstanceAddress] = []
+    pool = AddressPool(lambda: held)
+    lost = InstanceAddress(v4="10.30.0.7")
+    assert pool.keep(lost)
+    assert not pool.keep(lost)
+    pool.look_again()
+    assert pool.keep(lost)
+
+
 def test_after_a_restart_what_is_held_is_left_alone() -> None:
     held = [InstanceAddress(v4="10.30.0.1", v6="fdff::1"), InstanceAddress(v4="10.30.9.9", v6="fdff::2")]
     assert AddressPool(lambda: held).instance() == InstanceAddress(v4="10.30.0.3", v6="fdff::3")

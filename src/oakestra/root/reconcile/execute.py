@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from oakestra.model.instance import Placement
+from oakestra.model.instance import InstanceStatus, Placement
 from oakestra.root.decisions import SetAside, TakeBack
-from oakestra.root.state import Aside, Leaving, RootState, slot_key
+from oakestra.root.state import Aside, Leaving, RootState, SlotRecord, slot_key
 
 
 def reconcile(state: RootState, decision: SetAside | TakeBack, *, now_wall_s: float) -> None:
@@ -19,25 +19,34 @@ def reconcile(state: RootState, decision: SetAside | TakeBack, *, now_wall_s: fl
 
 def _set_aside(state: RootState, decision: SetAside) -> None:
     """Keep a placement for its cluster's return: the slot's own, which has no place then, or one that was to leave."""
-    record = state.slots[slot_key(decision.slot)]
-    status, view = record.status, state.views.get(decision.cluster)
-    seen = view.statuses.get(Placement(*decision.slot, decision.placement)) if view is not None else None
+    record, cluster = state.slots[slot_key(decision.slot)], state.clusters[decision.cluster]
+    seen = _last_seen(state, record, decision)
     aside = Aside(
         cluster=decision.cluster,
         placement=decision.placement,
-        since_generation=state.clusters[decision.cluster].generation + 1,
+        since_generation=cluster.generation + 1,
         revision=seen.revision if seen else state.services[decision.slot.service].spec.revision,
         attempt=seen.key.attempt if seen else 0,
         restart=seen.restart if seen else 0,
     )
-    record = replace(record, aside=aside)
+    # to who was to leave this says nothing new, and its cluster must be heard after its return all the same
+    state.clusters.put(decision.cluster, replace(cluster, assignment_digest=""))
     if decision.placement == record.placement:
-        record = replace(record, cluster=None, reason=decision.reason, verdicts=())
+        kept = replace(record, aside=aside, cluster=None, reason=decision.reason, verdicts=())
     else:
-        record = replace(record, leaving=None)
-    if status is not None and status.key.placement == decision.placement:
-        record = replace(record, status=None)
-    state.slots.put(slot_key(decision.slot), record)
+        kept = replace(record, aside=aside, leaving=None)
+    if record.status is not None and record.status.key.placement == decision.placement:
+        kept = replace(kept, status=None)
+    state.slots.put(slot_key(decision.slot), kept)
+
+
+def _last_seen(state: RootState, record: SlotRecord, decision: SetAside) -> InstanceStatus | None:
+    """Return how a placement was when it was heard of last: on record that outlives this process, elsewhere not."""
+    placed = Placement(*decision.slot, decision.placement)
+    if record.status is not None and record.status.key.placed == placed:
+        return record.status
+    view = state.views.get(decision.cluster)
+    return view.statuses.get(placed) if view is not None else None
 
 
 def _take_back(state: RootState, decision: TakeBack, now_wall_s: float) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from oakestra.model.ids import ClusterId
-from oakestra.model.instance import InstanceStatus, Placement, Slot
+from oakestra.model.instance import Placement, Slot, is_done
 from oakestra.model.service import Reconcile, Resources, ServiceSpec
 from oakestra.root.decisions import TakeBack, Withdraw
+from oakestra.root.moves import status_within_reach
 from oakestra.root.observe import ClusterSeen, Observed
 from oakestra.root.state import Aside, Availability, SlotRecord
 from oakestra.scheduling.liveness import Liveness
@@ -46,7 +47,7 @@ def returned(observed: Observed, candidates: Candidates) -> Iterator[TakeBack | 
         if why:
             yield Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
         elif record.leaving is None and _is_known(observed, record, aside):
-            yield _decided(observed, candidates, record, aside)
+            yield from _decided(observed, candidates, record, aside)
 
 
 def called_off(observed: Observed) -> Iterator[Withdraw | TakeBack]:
@@ -55,7 +56,7 @@ def called_off(observed: Observed) -> Iterator[Withdraw | TakeBack]:
         cluster = observed.clusters.get(record.leaving.cluster) if record.leaving is not None else None
         if record.leaving is None or cluster is None or not _may_stay(observed, record, cluster):
             continue
-        reason = f"cluster {cluster.record.name} is not drained any more"
+        reason = f"cluster {cluster.record.name} is not drained, and no successor is ready"
         if record.cluster is not None:
             yield Withdraw(placed=record.placed, cluster=record.cluster, reason=reason)
         yield TakeBack(
@@ -71,7 +72,7 @@ def called_off(observed: Observed) -> Iterator[Withdraw | TakeBack]:
 def _may_stay(observed: Observed, record: SlotRecord, cluster: ClusterSeen) -> bool:
     earlier = cluster.statuses.get(record.leaving_placed)
     service = observed.services.get(record.slot.service)
-    successor = _replacement(observed, record)
+    successor = status_within_reach(observed, record)
     return (
         earlier is not None
         and earlier.ready
@@ -95,7 +96,11 @@ def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
         return "no longer wanted"
     if not service.spec.covers(aside.revision):
         return f"updated to revision {service.spec.revision}"
-    replacement = _replacement(observed, record)
+    if is_done(service.spec, record.status):
+        return "its replacement has done its work"
+    if service.spec.one_shot and _may_be_done(observed, record, aside):
+        return ""
+    replacement = status_within_reach(observed, record)
     if replacement is None or not replacement.ready:
         return ""
     if service.spec.disconnect.reconcile is Reconcile.KEEP_REPLACEMENT:
@@ -103,6 +108,13 @@ def _why_never(observed: Observed, record: SlotRecord, aside: Aside) -> str:
     if cluster.availability is Availability.DRAINING:
         return f"cluster {cluster.record.name} is drained"
     return ""
+
+
+def _may_be_done(observed: Observed, record: SlotRecord, aside: Aside) -> bool:
+    """Tell whether a job did all its work while it was away, as its cluster says, or may say yet."""
+    original = observed.clusters[aside.cluster].statuses.get(record.aside_placed)
+    done = is_done(observed.services[record.slot.service].spec, original)
+    return done or not _is_known(observed, record, aside)
 
 
 def _has_returned(observed: Observed, cluster: ClusterSeen, aside: Aside) -> bool:
@@ -126,20 +138,23 @@ def _is_known(observed: Observed, record: SlotRecord, aside: Aside) -> bool:
 
 def _decided(
     observed: Observed, candidates: Candidates, record: SlotRecord, aside: Aside
-) -> TakeBack | Withdraw:
+) -> Iterator[TakeBack | Withdraw]:
     cluster, spec = observed.clusters[aside.cluster], observed.services[record.slot.service].spec
     original = cluster.statuses.get(record.aside_placed)
     stays, why = who_stays(
         spec.disconnect.reconcile,
         original,
-        _replacement(observed, record),
+        status_within_reach(observed, record),
         undisturbed=original is not None
         and (original.key.attempt, original.restart) == (aside.attempt, aside.restart),
         scores_better=lambda: _scores_better(observed, candidates(record.slot), record, spec),
+        done=(done := is_done(spec, original)),
     )
     if stays is Stays.ORIGINAL and original is not None:
         reason = f"{cluster.record.name} is back: {why}"
-        return TakeBack(
+        if done and record.cluster is not None:
+            yield Withdraw(placed=record.placed, cluster=record.cluster, reason=reason)
+        yield TakeBack(
             slot=record.slot,
             cluster=aside.cluster,
             placement=aside.placement,
@@ -147,15 +162,8 @@ def _decided(
             store=cluster.store,
             reason=reason,
         )
-    return Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
-
-
-def _replacement(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
-    """Return how the replacement is; in a cluster that is lost it is of no use to anybody."""
-    cluster = observed.clusters.get(record.cluster) if record.cluster else None
-    if cluster is None or cluster.liveness is Liveness.LOST:
-        return None
-    return cluster.statuses.get(record.placed)
+    else:
+        yield Withdraw(placed=record.aside_placed, cluster=aside.cluster, reason=why)
 
 
 def _scores_better(
