@@ -22,7 +22,7 @@ from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import Slot, is_done
 from oakestra.model.service import Application, InstanceAddress, ServiceAddresses
 from oakestra.root.execute import rolled_back
-from oakestra.root.rebuild.numbers import holds, joined
+from oakestra.root.rebuild.numbers import holds, joined, without
 from oakestra.root.state import (
     ApplicationRecord,
     Availability,
@@ -358,8 +358,9 @@ class Operations:
         self._must_have_room(service, instances)
         wanted = self._wanted(service)
         self._tell_scaled(asker, service, instances)
-        self._release(service, *((one.slot.number, one.slot.number + 1) for one in wanted[instances:]))
         kept = [record.slot for record in wanted[:instances]]
+        # also those numbers whose instances nobody has told these records of, if they are new
+        self._release(service, *without([(0, service.next_slot)], [slot.number for slot in kept]))
         while len(kept) < instances:
             kept.append(self._add_slot(self._state.services[service.spec.id]))
         await self._commit("service scaled", asker, service=id, instances=instances)

@@ -196,6 +196,7 @@ class Root:
             logger.warning("cluster sent something unreadable", extra={"cluster": cluster, "error": error})
             return
         if view.last_seen_s is None:
+            self._resend.add(cluster)
             self._loop.wake()
         view.last_seen_s = self._clock.uptime_s()
         view.last_seen_wall_s = self._clock.wall_s()
@@ -317,8 +318,10 @@ class Root:
         """
         now_s = self._clock.uptime_s()
         payloads: dict[ClusterId, bytes] = {}
+        self._resend &= observed.clusters.keys()
         for cluster, assignment in cluster_assignments(observed).items():
             if self.state.clusters[cluster].generation and not self._has_spoken(cluster):
+                self._resend.discard(cluster)  # it is told when it speaks
                 continue
             version, changed = stamp(self.state, cluster, digest(assignment))
             resent_s = self._resent_s.get(cluster, float("-inf"))

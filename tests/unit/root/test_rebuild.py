@@ -6,6 +6,9 @@ import asyncio
 from dataclasses import replace
 from random import Random
 
+import pytest
+
+from oakestra.model.errors import Unavailable
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import (
@@ -19,6 +22,7 @@ from oakestra.model.service import (
 from oakestra.root.decisions import ForgetService
 from oakestra.root.execute import BURIED_MAX, apply, stamp
 from oakestra.root.observe import REBUILT_AFTER_S, ClusterSeen, Observed, observe
+from oakestra.root.operations import Operations
 from oakestra.root.plan import plan
 from oakestra.root.rebuild.numbers import holds, joined, without
 from oakestra.root.rebuild.plan import Decline
@@ -35,12 +39,13 @@ from oakestra.root.state import (
     UserRecord,
     slot_key,
 )
-from oakestra.root.users.access import ADMIN
+from oakestra.root.users.access import ADMIN, APPLICATION_PROVIDER, Principal
 from oakestra.root.users.accounts import organization_id
-from oakestra.store.fake import FakeStore
+from oakestra.store.event_log import EventLog
+from oakestra.store.fake import Disk, FakeStore
 from oakestra.wire.native import AssignedSlot, Claim, ClusterAssignment, ClusterReport, Origin, Version
 from oakestra.wire.sequence import digest
-from root_api import TABLES
+from root_api import TABLES, HandClock
 
 HERE, THERE = ClusterId("a" * 24), ClusterId("b" * 24)
 SERVICE, TENANT, OWNER = ServiceId("5" * 24), OrganizationId("7" * 24), UserId("9" * 24)
@@ -60,6 +65,7 @@ SPEC = ServiceSpec(
     revision=3,
     addresses=ServiceAddresses(round_robin_v4="10.30.0.1", closest_v4="10.30.0.2"),
 )
+ANN = Principal(user=OWNER, name="ann", organization=TENANT, roles=frozenset({APPLICATION_PROVIDER}))
 DOCUMENT = {"microservice_name": "web", "memory": 100}
 
 
@@ -83,8 +89,8 @@ def claim(*placed: tuple[int, int], spec: ServiceSpec = SPEC) -> Claim:
 class Afresh:
     """Root with new records, and clusters that claim something."""
 
-    def __init__(self) -> None:
-        self.state = RootState(FakeStore(TABLES))
+    def __init__(self, disk: Disk | None = None) -> None:
+        self.state = RootState(FakeStore(TABLES, disk=disk))
         self.now_s = 1.0
         for id, name in ((HERE, "here"), (THERE, "there")):
             self.state.clusters.put(id, ClusterRecord(id=id, name=name, key=name))
@@ -107,6 +113,11 @@ class Afresh:
             availability=availability,
         )
         self.state.views[cluster] = ClusterView(last_seen_s=0.0, report=report)
+
+    def operations(self) -> Operations:
+        """What users may do meanwhile."""
+        events = EventLog(self.state.records, self.state.events)
+        return Operations(self.state, events, clock=HandClock(), random=Random(1), wake=lambda: None)
 
     def passes(self) -> tuple[object, ...]:
         decisions = plan(self.observed())
@@ -441,3 +452,29 @@ def test_numbers_are_kept_as_few_ranges() -> None:
     assert joined([(3, 4), (0, 1)], [(1, 2), (4, 6), (5, 5)]) == ((0, 2), (3, 6))
     assert without(((0, 2), (3, 6)), [1, 4, 7]) == ((0, 1), (3, 4), (5, 6))
     assert [number for number in range(8) if holds(((0, 2), (3, 6)), number)] == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 4])
+def test_whoever_scales_has_exactly_so_many_whatever_is_heard_of_later(wanted: int) -> None:
+    root = Afresh()
+    first, late = claim((0, 1), (1, 1)), claim((2, 1), (3, 1))
+    root.hear(HERE, replace(first, origin=replace(first.origin, next_slot=4)))
+    root.passes()
+    asyncio.run(root.operations().scale(ANN, SERVICE, wanted))
+    root.hear(THERE, replace(late, origin=replace(late.origin, next_slot=4)))
+    root.passes()
+    root.passes()
+    assert sum(record.wanted for record in root.state.slots.values()) == wanted
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_nobody_an_address() -> None:
+    root = Afresh(disk := Disk({name: {} for name in TABLES}, epoch=1))
+    asyncio.run(root.state.commit())
+    root.hear(HERE, claim((0, 1)))
+    disk.full = True
+    root.passes()
+    with pytest.raises(Unavailable):
+        asyncio.run(root.state.commit())
+    root.passes()
+    assert root.state.slots[slot_key(Slot(SERVICE, 0))].address == claim((0, 1)).slots[0].address
+    assert root.state.services[SERVICE].spec.addresses == SPEC.addresses
