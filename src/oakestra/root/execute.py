@@ -27,7 +27,7 @@ from oakestra.root.decisions import (
     Withdraw,
 )
 from oakestra.root.rebuild.execute import rebuild
-from oakestra.root.rebuild.plan import Decline, HeardOut, Learn, Rebuilt, TakeOver
+from oakestra.root.rebuild.plan import Decline, HeardOut, Insist, Learn, Rebuilt, TakeOver
 from oakestra.root.reconcile.execute import reconcile
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import (
@@ -91,7 +91,7 @@ def _apply(state: RootState, decision: Decision, now_wall_s: float) -> None:  # 
             state.quarantine.remove(key)
         case SetAside() | TakeBack():
             reconcile(state, decision, now_wall_s=now_wall_s)
-        case Learn() | TakeOver() | HeardOut() | Rebuilt():
+        case Learn() | Insist() | TakeOver() | HeardOut() | Rebuilt():
             rebuild(state, decision, now_wall_s=now_wall_s)
         case Decline(placed=placed, cluster=cluster, reason=reason):
             _end(state, placed, cluster, reason)

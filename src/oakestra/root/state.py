@@ -127,6 +127,8 @@ class ServiceRecord:
     """What a rollback goes back to."""
     removed: tuple[NumberRange, ...] = ()
     """Numbers that users took away: a cluster that comes back late does not bring them back."""
+    revised_epoch: int = 0
+    """Of the records in which somebody last updated it or rolled it back; 0: nobody ever did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,8 +375,8 @@ class RootState:
         """When these records turned out to be an older copy, by `uptime_s`; memory only."""
         self.standing: Mapping[ServiceId, Standing] = {}
         """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
-        self.closed_or_opened: set[ClusterId] = set()
-        """Clusters of which somebody said, since this process started, whether they take instances."""
+        self.changed_here: set[ClusterId | ServiceId] = set()
+        """Clusters that somebody closed or opened, and services that somebody updated, since this process started."""
         self.turned_since_s: Mapping[Slot, float] = {}
         """Since when a successor in another cluster serves, while its predecessor is still there; memory only."""
         self.memory = Memory()

@@ -19,7 +19,7 @@ from oakestra.root.decisions import (
     Withdraw,
 )
 from oakestra.root.observe import Observed
-from oakestra.root.rebuild.plan import Decline, TakeOver
+from oakestra.root.rebuild.plan import Decline, Insist, Learn, TakeOver
 from oakestra.root.rollout import Fail, Progress
 from oakestra.root.state import RolloutState, ServiceRecord
 from oakestra.scheduling.liveness import Liveness
@@ -31,6 +31,7 @@ Names = Mapping[ClusterId, str]
 
 def decided(decisions: Sequence[Decision], observed: Observed, names: Names) -> Iterator[Event]:
     """Yield what the decisions mean to somebody who follows an instance; `observed` is what they were made on."""
+    yield from _revised(decisions, observed)
     for decision in decisions:
         match decision:
             case (
@@ -81,6 +82,23 @@ def _failed(service: ServiceRecord, reason: str) -> str:
     if earlier is None or not service.spec.update.rollback:
         return f"{failed}; it stays as it is, as its update policy says"
     return f"{failed}; went back to revision {earlier.spec.revision}, which is revision {now + 1} now"
+
+
+def _revised(decisions: Sequence[Decision], observed: Observed) -> Iterator[Event]:
+    """Yield which of two updates of a service goes on, if one of them is from records that root lost."""
+    known = {id: service.spec.revision for id, service in observed.services.items()}
+    learnt = {one.spec.id: one.spec.revision for one in decisions if isinstance(one, Learn)}
+    for id, revision in learnt.items():
+        if id in known and known[id] < revision:
+            reason = f"revision {revision}, which a cluster knows from records that root lost, follows revision {known[id]}"
+            yield Event(kind=EventKind.UPDATED, reason=reason, service=id)
+    for decision in decisions:
+        if isinstance(decision, Insist):
+            reason = (
+                f"revision {known[decision.service]} is revision {decision.revision} now: it goes before revision "
+                f"{decision.revision - 1}, which a cluster knows from records that root lost"
+            )
+            yield Event(kind=EventKind.UPDATED, reason=reason, service=decision.service)
 
 
 def _requested(slot: Slot, observed: Observed) -> Iterator[Event]:

@@ -23,7 +23,7 @@ def test_what_was_said_of_a_cluster_since_the_copy_is_used_goes_before_what_the_
             id=id, name=name, key=name, availability=Availability.DRAINING, availability_epoch=1
         )
         state.clusters.put(id, drained)
-    state.closed_or_opened.add(EAST)
+    state.changed_here.add(EAST)
     begin_anew(state, 7)
     asyncio.run(state.commit())
     remembered = ClusterReport(

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from oakestra.model.errors import Unavailable
+from oakestra.model.event import EventKind
 from oakestra.model.ids import ApplicationId, ClusterId, OrganizationId, ServiceId, UserId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement, Slot
 from oakestra.model.service import (
@@ -24,6 +25,7 @@ from oakestra.root.execute import BURIED_MAX, apply, stamp
 from oakestra.root.observe import REBUILT_AFTER_S, ClusterSeen, Observed, observe
 from oakestra.root.operations import Operations
 from oakestra.root.plan import plan
+from oakestra.root.rebuild.execute import begin_anew
 from oakestra.root.rebuild.numbers import holds, joined, without
 from oakestra.root.rebuild.plan import Decline
 from oakestra.root.render import cluster_assignments
@@ -34,11 +36,13 @@ from oakestra.root.state import (
     ClusterView,
     Leaving,
     OrganizationRecord,
+    RolloutState,
     RootState,
     ServiceRecord,
     UserRecord,
     slot_key,
 )
+from oakestra.root.story import decided
 from oakestra.root.users.access import ADMIN, APPLICATION_PROVIDER, Principal
 from oakestra.root.users.accounts import organization_id
 from oakestra.store.event_log import EventLog
@@ -452,6 +456,62 @@ def test_numbers_are_kept_as_few_ranges() -> None:
     assert joined([(3, 4), (0, 1)], [(1, 2), (4, 6), (5, 5)]) == ((0, 2), (3, 6))
     assert without(((0, 2), (3, 6)), [1, 4, 7]) == ((0, 1), (3, 4), (5, 6))
     assert [number for number in range(8) if holds(((0, 2), (3, 6)), number)] == [0, 1, 3, 4, 5]
+
+
+def updated(image: str) -> Afresh:
+    """Root that took a service over at revision 3, and of which somebody then asked for another image of it."""
+    root = Afresh()
+    document = {
+        "microservice_name": "web",
+        "microservice_namespace": "prod",
+        "virtualization": "container",
+        "memory": 100,
+        "code": "old",
+    }
+    first = claim((0, 1))
+    root.hear(HERE, replace(first, origin=replace(first.origin, document=document)))
+    root.passes()
+    root.hear(HERE)
+    service = asyncio.run(root.operations().update_service(ANN, SERVICE, {"code": image}))
+    assert (service.spec.revision, service.spec.image) == (4, image)
+    return root
+
+
+@pytest.mark.parametrize("revision", [4, 5])
+def test_what_somebody_asks_for_goes_before_updates_of_which_only_a_late_cluster_knows(revision: int) -> None:
+    root = updated("newest")
+    begin_anew(root.state, 7)
+    asyncio.run(root.state.commit())
+    lost = replace(SPEC, revision=revision, image="of lost records")
+    root.hear(HERE, epoch=7)
+    root.hear(THERE, claim((1, 1), spec=lost), claim((2, 1), spec=lost), epoch=7)
+    seen = root.observed()
+    decisions = root.passes()
+    (event,) = [one for one in decided(decisions, seen, {}) if one.kind is EventKind.UPDATED]  # type: ignore[arg-type]
+    assert event.reason == (
+        f"revision 4 is revision {revision + 1} now: it goes before revision {revision}, which a cluster knows "
+        "from records that root lost"
+    )
+    service = root.state.services[SERVICE]
+    assert service.spec.image == "newest"
+    assert not service.spec.covers(revision), "every cluster must carry it out"
+    assert service.rollout is not None
+    assert service.rollout.state is RolloutState.ROLLING
+    root.passes()
+    assert root.state.services[SERVICE].spec == service.spec
+
+
+def test_what_nobody_changed_since_the_copy_follows_what_clusters_know_and_that_is_told() -> None:
+    root = updated("of the copy")
+    root.state.changed_here.clear()  # this process is not the one in which it was asked for
+    begin_anew(root.state, 7)
+    asyncio.run(root.state.commit())
+    root.hear(THERE, claim((1, 1), spec=replace(SPEC, revision=5, image="later")), epoch=7)
+    seen = root.observed()
+    decisions = root.passes()
+    (event,) = [one for one in decided(decisions, seen, {}) if one.kind is EventKind.UPDATED]  # type: ignore[arg-type]
+    assert event.reason == "revision 5, which a cluster knows from records that root lost, follows revision 4"
+    assert root.state.services[SERVICE].spec.image == "later"
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 4])

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.root.rebuild.numbers import joined, without
-from oakestra.root.rebuild.plan import HeardOut, Holder, Learn, Rebuilt, TakeOver
+from oakestra.root.rebuild.plan import HeardOut, Holder, Insist, Learn, Rebuilt, TakeOver
 from oakestra.root.state import (
     REBUILT,
     ApplicationRecord,
     Leaving,
     OrganizationRecord,
+    Rollout,
+    RolloutState,
     RootState,
     ServiceRecord,
     SlotRecord,
@@ -35,17 +37,23 @@ def begin_anew(state: RootState, epoch: int) -> None:
     What somebody said since the copy is used is newer than what clusters were told before.
     """
     state.records.renew(epoch)
-    for id in sorted(state.closed_or_opened & {record.id for record in state.clusters.values()}):
+    for id in sorted(state.changed_here & {record.id for record in state.clusters.values()}):
         state.clusters.put(id, replace(state.clusters[id], availability_epoch=epoch))
+    for service in sorted(state.changed_here & {record.spec.id for record in state.services.values()}):
+        state.services.put(service, replace(state.services[service], revised_epoch=epoch))
     for key, record in tuple(state.slots.items()):
         state.slots.put(key, replace(record, status_store=NO_STORE))
 
 
-def rebuild(state: RootState, decision: Learn | TakeOver | HeardOut | Rebuilt, *, now_wall_s: float) -> None:
+def rebuild(
+    state: RootState, decision: Learn | Insist | TakeOver | HeardOut | Rebuilt, *, now_wall_s: float
+) -> None:
     """Put a decision into the records."""
     match decision:
         case Learn():
             _learn(state, decision)
+        case Insist():
+            _insist(state, decision, now_wall_s)
         case TakeOver():
             _take_over(state, decision, now_wall_s)
         case HeardOut():
@@ -66,7 +74,7 @@ def _learn(state: RootState, news: Learn) -> None:
         known = ServiceRecord(spec=_addressed(state, spec), document=origin.document)
         logger.info("service taken over", extra={"service": spec.name})
     elif known.spec.revision < spec.revision:
-        spec = replace(spec, addresses=known.spec.addresses)
+        spec = replace(spec, name=known.spec.name, addresses=known.spec.addresses)
         known = replace(known, spec=spec, document=origin.document, earlier=None, rollout=None)
     state.services.put(
         spec.id,
@@ -74,6 +82,19 @@ def _learn(state: RootState, news: Learn) -> None:
             known,
             next_slot=max(known.next_slot, origin.next_slot),
             removed=joined(known.removed, news.removed),
+        ),
+    )
+
+
+def _insist(state: RootState, decision: Insist, now_wall_s: float) -> None:
+    """Make what is asked of a service a later revision, like no other that anybody may have carried out."""
+    known = state.services[decision.service]
+    state.services.put(
+        decision.service,
+        replace(
+            known,
+            spec=replace(known.spec, revision=decision.revision, same_as=()),
+            rollout=Rollout(state=RolloutState.ROLLING, began_wall_s=now_wall_s, moved_wall_s=now_wall_s),
         ),
     )
 

@@ -8,8 +8,8 @@ What a cluster has by the word of this epoch, and root does not, was withdrawn b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot
@@ -28,6 +28,15 @@ class Learn:
     origin: Origin
     removed: tuple[NumberRange, ...]
     """Numbers that were taken away of it, those aside that these records have all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insist:
+    """What somebody asked of a service in these records goes before another revision that a cluster knows from others."""
+
+    service: ServiceId
+    revision: int
+    """What it becomes: later than whatever clusters know, so that all of them carry it out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +89,14 @@ class Rebuilt:
     epoch: int
 
 
-Answer = Learn | TakeOver | Decline | HeardOut
+Answer = Learn | Insist | TakeOver | Decline | HeardOut
 
 
 def claims(observed: Observed) -> Iterator[Answer]:
     """Yield an answer to every claim that is not answered yet: of each slot its latest placement is taken over."""
-    yield from _learnt(observed)
+    insisted = {decision.service: decision for decision in _insisted(observed)}
+    yield from insisted.values()
+    yield from _learnt(observed, insisted.keys())
     claimed: defaultdict[Slot, list[Holder]] = defaultdict(list)
     for holder, why in _claimed(observed):
         if not why:
@@ -159,8 +170,32 @@ def _claims(observed: Observed) -> Iterator[tuple[ClusterId, ClusterSeen, Claim]
         yield from ((id, cluster, claim) for claim in cluster.claims)
 
 
-def _learnt(observed: Observed) -> Iterator[Learn]:
-    """Yield what clusters know of services, those of an application in its order."""
+def _insisted(observed: Observed) -> Iterator[Insist]:
+    """Yield the services that somebody updated in these records, of which a cluster claims a later or another update."""
+    found: defaultdict[ServiceId, int] = defaultdict(int)
+    for _, _, claim in _claims(observed):
+        known, revision = observed.services.get(claim.service.id), claim.service.revision
+        if (
+            known is not None
+            and known.revised_epoch == observed.epoch
+            and revision >= known.spec.revision
+            and not _is_same(known.spec, claim.service)
+            and not _is_deleted(observed, claim)
+        ):
+            found[claim.service.id] = max(found[claim.service.id], revision + 1)
+    for id, revision in sorted(found.items()):
+        yield Insist(service=id, revision=revision)
+
+
+def _is_same(known: ServiceSpec, claimed: ServiceSpec) -> bool:
+    """Tell whether two revisions ask for the same; names and addresses are what these records say."""
+    ours = replace(known, same_as=())
+    theirs = replace(claimed, revision=known.revision, same_as=(), name=known.name, addresses=known.addresses)
+    return ours == theirs
+
+
+def _learnt(observed: Observed, insisted: Container[ServiceId]) -> Iterator[Learn]:
+    """Yield what clusters know of services, those of an application in its order; some remain as they are."""
     wanted: defaultdict[ServiceId, list[int]] = defaultdict(list)
     for slot, record in observed.slots.items():
         if record.wanted:
@@ -170,13 +205,14 @@ def _learnt(observed: Observed) -> Iterator[Learn]:
         origin = claim.origin
         own = known.removed if known is not None else ()
         removed = without(joined(own, origin.removed), wanted[claim.service.id])
+        spec = known.spec if known is not None and known.spec.id in insisted else claim.service
         news = known is None or (
-            known.spec.revision < claim.service.revision
+            known.spec.revision < spec.revision
             or known.next_slot < origin.next_slot
             or known.removed != removed
         )
         if news and not _is_deleted(observed, claim):
-            yield Learn(spec=claim.service, origin=origin, removed=removed)
+            yield Learn(spec=spec, origin=origin, removed=removed)
 
 
 def _is_deleted(observed: Observed, claim: Claim) -> bool:
