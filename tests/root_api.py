@@ -230,7 +230,6 @@ async def start_api(
         reach=reach,
         remedies=lambda slots: {slot: f"more of {slot.number}" for slot in slots},
         clock=clock,
-        epoch=state.records.epoch,
         public_clusters=public_clusters,
     )
     return RootApi(

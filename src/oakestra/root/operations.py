@@ -256,10 +256,10 @@ class Operations:
             earlier=Earlier(spec=service.spec, document=service.document),
             rollout=Rollout(state=RolloutState.ROLLING, began_wall_s=now_wall_s, moved_wall_s=now_wall_s),
         )
-        self._put_revised(updated)
+        updated = self._revised(updated)
         self._tell(f"update to revision {updated.spec.revision} begun by {asker.name}", service)
         await self._commit("service updated", asker, service=service.spec.id, revision=updated.spec.revision)
-        return self._state.services[service.spec.id]
+        return updated
 
     async def roll_back_service(self, asker: Principal, id: str) -> ServiceRecord:
         """Go back to the revision before the last update. Raises `Conflict` if there is none."""
@@ -272,7 +272,7 @@ class Operations:
             )
         now_wall_s = self._clock.wall_s()
         back = rolled_back(service, f"rolled back by {asker.name}", now_wall_s)
-        self._put_revised(back)
+        back = self._revised(back)
         self._tell(
             f"rolled back by {asker.name} from revision {service.spec.revision} to revision "
             f"{service.earlier.spec.revision}, which is revision {back.spec.revision} now",
@@ -415,11 +415,12 @@ class Operations:
                     record.spec.id, replace(record, spec=replace(record.spec, addresses=left))
                 )
 
-    def _put_revised(self, service: ServiceRecord) -> None:
-        """Record what somebody made of a service: it goes before whatever records that are gone asked for."""
+    def _revised(self, service: ServiceRecord) -> ServiceRecord:
+        """Record what somebody made of a service, which goes before what records that are gone asked for; return it."""
         revised = replace(service, revised_epoch=self._state.records.epoch)
         self._state.services.put(service.spec.id, revised)
         self._state.changed_here.add(service.spec.id)
+        return revised
 
     def _bury(self, service: ServiceRecord) -> None:
         self._release(service, (0, service.next_slot))

@@ -82,7 +82,6 @@ async def run(config: RootConfig) -> None:
         reach=reach,
         remedies=root.remedies,
         clock=clock,
-        epoch=root.state.records.epoch,
         public_clusters=config.public_clusters,
     )
     logger.info(

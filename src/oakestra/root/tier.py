@@ -253,6 +253,7 @@ class Root:
         self.state.turned_since_s = observed.turned_since_s
         self.state.memory = observed.memory
         decisions = plan(observed)
+        seen = observed
         self._tell(observed, decisions)
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
         if decisions:
@@ -265,6 +266,9 @@ class Root:
         reach(Point.ROOT_DECIDED)
         await self.state.commit()
         reach(Point.ROOT_COMMITTED)
+        # not before: what could not be saved is told again
+        self._names = _names(seen)
+        self._liveness = {id: cluster.liveness for id, cluster in seen.clusters.items()}
         for cluster, payload in payloads.items():
             self._down.send(cluster, Channel.SET, payload)
         reach(Point.ROOT_SENT)
@@ -292,13 +296,10 @@ class Root:
         return self.state.records.changes(besides=self.state.events)
 
     def _tell(self, observed: Observed, decisions: tuple[Decision, ...]) -> None:
-        names = {id: cluster.record.name for id, cluster in observed.clusters.items()}
         told = (
             *story.liveness(self._liveness, observed),
-            *story.decided(decisions, observed, {**self._names, **names}),
+            *story.decided(decisions, observed, {**self._names, **_names(observed)}),
         )
-        self._names = names
-        self._liveness = {id: cluster.liveness for id, cluster in observed.clusters.items()}
         self.events.add(told, tier="root", now_wall_s=self._clock.wall_s(), name_of=observed.name_of)
 
     def _observe(self) -> Observed:
@@ -382,6 +383,10 @@ class Root:
 
     def _call(self, worker: WorkerId, method: str, arguments: Mapping[str, Any]) -> Call:
         return Call(id=new_id(self._ids), method=method, worker=worker, arguments=dict(arguments))
+
+
+def _names(observed: Observed) -> story.Names:
+    return {id: cluster.record.name for id, cluster in observed.clusters.items()}
 
 
 def _left_something(decisions: tuple[object, ...]) -> bool:

@@ -50,6 +50,7 @@ VERSION = "v2.0"
 TEXT_BYTES_MAX = 1 << 20
 APPLICATIONS_MAX = 100
 MICROSERVICES_MAX = 1000
+NAME_MAX = 30
 PORT_MAX = 65535
 TUNNEL_PORT = 50103
 """The overlay's own port on every worker; nobody can publish it."""
@@ -300,7 +301,7 @@ _CALLED_HERE = {
 }
 _RESTART = one_of([policy.value for policy in RestartPolicy])
 
-_NAME = matching("[a-zA-Z0-9]{1,30}", "1 to 30 letters and digits")
+_NAME = matching(f"[a-zA-Z0-9]{{1,{NAME_MAX}}}", f"1 to {NAME_MAX} letters and digits")
 _TEXTS = each(text)
 
 _CONSTRAINT = fields(

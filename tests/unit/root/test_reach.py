@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from asgi import AsgiClient
+from oakestra.model.errors import NotFound, OakestraError, Unavailable
 from root_api import CLUSTER, WORKER, RootApi, let_cluster_join, let_run, start_api
 from sla_samples import sla
 
@@ -120,5 +121,22 @@ def test_a_worker_that_its_cluster_lost_is_not_asked_and_can_be_taken_out(tmp_pa
         assert refused.json()["message"].startswith("worker w1 is lost: its cluster does not hear it; ")
         api.workers.pieces = (b'{"name": "w1", "removed": true}',)
         assert (await client.delete(f"/api/v1/workers/{WORKER}")).status == 200
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("not now"), NotFound("this tier does not know how to 'verdicts'"), OakestraError("a bug")],
+)
+def test_a_cluster_that_answers_with_an_error_takes_no_story_from_anybody(
+    tmp_path: Path, error: OakestraError
+) -> None:
+    async def story(api: RootApi, client: AsgiClient, service: str) -> None:
+        api.workers.error = error
+        answer = await client.get(f"/api/v1/services/{service}/story")
+        assert (answer.status, answer.json()["silent"]) == (200, ["east"])
+        assert answer.json()["events"]
+        assert (await client.get("/api/v1/events")).status == 200
 
     run(tmp_path, story)

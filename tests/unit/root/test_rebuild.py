@@ -49,7 +49,9 @@ from oakestra.store.event_log import EventLog
 from oakestra.store.fake import Disk, FakeStore
 from oakestra.wire.native import AssignedSlot, Claim, ClusterAssignment, ClusterReport, Origin, Version
 from oakestra.wire.sequence import digest
+from oakestra.wire.sla import checked_name, parse_sla
 from root_api import TABLES, HandClock
+from sla_samples import application, microservice, sla
 
 HERE, THERE = ClusterId("a" * 24), ClusterId("b" * 24)
 SERVICE, TENANT, OWNER = ServiceId("5" * 24), OrganizationId("7" * 24), UserId("9" * 24)
@@ -538,3 +540,21 @@ def test_a_disk_that_is_full_for_a_moment_costs_nobody_an_address() -> None:
     root.passes()
     assert root.state.slots[slot_key(Slot(SERVICE, 0))].address == claim((0, 1)).slots[0].address
     assert root.state.services[SERVICE].spec.addresses == SPEC.addresses
+
+
+def test_an_application_that_comes_late_is_called_otherwise_where_there_is_one_of_its_name() -> None:
+    root = Afresh()
+    again = sla(application(microservice("web"), name="shop"))
+    (new,) = asyncio.run(root.operations().create_applications(ANN, parse_sla(again)))
+    late = claim((0, 1))
+    namesake = replace(APPLICATION, namespace=new.application.namespace)
+    root.hear(THERE, replace(late, origin=replace(late.origin, application=namesake)))
+    root.passes()
+    old = root.state.applications[APPLICATION.id].application
+    assert (new.application.name, old.name) == ("shop", "shop44444444")
+    assert checked_name(old.name)
+    assert root.state.services[SERVICE].spec.name == f"shop44444444.{old.namespace}.web.prod"
+    root.hear(HERE, claim((1, 1), spec=replace(SPEC, revision=4)))
+    root.passes()
+    known = root.state.services[SERVICE].spec
+    assert (known.revision, known.name) == (4, f"shop44444444.{old.namespace}.web.prod")

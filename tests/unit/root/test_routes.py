@@ -312,6 +312,9 @@ def test_status_says_more_to_who_is_logged_in(tmp_path: Path) -> None:
         shown = (await (await api.admin()).get("/api/v1/status")).json()
         assert shown["counts"]["applications"] == 0
         assert shown["epoch"] == 1
+        api.state.records.renew(7)
+        await api.state.commit()
+        assert (await (await api.admin()).get("/api/v1/status")).json()["epoch"] == 7
 
     run(tmp_path, story)
 

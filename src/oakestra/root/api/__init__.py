@@ -32,7 +32,6 @@ def endpoints(
     reach: Reach,
     remedies: Remedies,
     clock: Clock,
-    epoch: int,
     public_clusters: bool = False,
 ) -> list[Endpoint]:
     """Return every route of root's API; hand them to `transport.http_server.application`.
@@ -40,7 +39,9 @@ def endpoints(
     `public_clusters` lists clusters to who is not logged in, as the original does.
     """
     gate = Gate(accounts)
-    own = OwnApi(operations, views, gate, call_worker=reach.call, clock=clock, epoch=epoch)
+    own = OwnApi(
+        operations, views, gate, call_worker=reach.call, clock=clock, epoch=lambda: state.records.epoch
+    )
     routes = [
         *AccountsApi(accounts, views, gate).endpoints(),
         *ApplicationsApi(operations, views, gate).endpoints(),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from oakestra.model.errors import Invalid, OakestraError, Unavailable
 from oakestra.model.ids import ClusterId, WorkerId
+from oakestra.root.api.answers import with_end
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.own import chosen, named
@@ -127,7 +128,7 @@ class ExecutionApi:
     ) -> AsyncGenerator[bytes, None]:
         pieces = self._reach.call(*where, "exec", arguments)
         first = await anext(pieces, b"")  # what is refused at once is refused with a status code
-        return _rest(first, pieces)
+        return with_end(first, pieces, _broken_off)
 
     async def _session(
         self, asker: Principal, where: tuple[ClusterId, WorkerId], arguments: Mapping[str, Any]
@@ -146,12 +147,5 @@ class ExecutionApi:
         return json_response(InputTaken(next=taken))
 
 
-async def _rest(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        yield first
-        async for piece in pieces:
-            yield piece
-    except OakestraError as error:
-        yield frame(CommandEnd(exit_code=None, reason=str(error)))
-    finally:
-        await pieces.aclose()  # the worker is told that nobody listens, and ends the command
+def _broken_off(error: OakestraError) -> bytes:
+    return frame(CommandEnd(exit_code=None, reason=str(error)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from oakestra import __version__
 from oakestra.control.clock import Clock
 from oakestra.model.errors import Invalid, NotFound, OakestraError, Unavailable
+from oakestra.root.api.answers import with_end
 from oakestra.root.api.applications import whole_number
 from oakestra.root.api.gate import Gate
 from oakestra.root.api.reach import CallWorker
@@ -37,7 +38,7 @@ class OwnApi:
         *,
         call_worker: CallWorker,
         clock: Clock,
-        epoch: int,
+        epoch: Callable[[], int],
     ) -> None:
         self._operations = operations
         self._views = views
@@ -103,7 +104,7 @@ class OwnApi:
             api.Status(
                 version=__version__,
                 uptime_s=round(self._clock.uptime_s() - self._since_s, 1),
-                epoch=self._epoch,
+                epoch=self._epoch(),
                 counts=self._views.counts(),
             )
         )
@@ -161,18 +162,11 @@ class OwnApi:
         }
         pieces = self._call_worker(instance.cluster_id, instance.worker_id, "logs", arguments)
         first = await anext(pieces, b"")  # what is refused at once is refused with a status code
-        return streamed(_rest(first, pieces))
+        return streamed(with_end(first, pieces, _broken_off))
 
 
-async def _rest(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        yield first
-        async for piece in pieces:
-            yield piece
-    except OakestraError as error:
-        yield f"\n[the log ends here: {error}]\n".encode()
-    finally:
-        await pieces.aclose()  # the worker is told that nobody reads on
+def _broken_off(error: OakestraError) -> bytes:
+    return f"\n[the log ends here: {error}]\n".encode()
 
 
 def named(service: api.Service, instance: api.Instance) -> Mapping[str, Any]:

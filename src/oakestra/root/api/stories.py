@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from oakestra.model.errors import OakestraError, Unavailable
+from oakestra.model.errors import OakestraError
 from oakestra.model.event import Event
 from oakestra.model.ids import ClusterId, ServiceId, WorkerId
 from oakestra.model.instance import Slot
@@ -120,13 +120,13 @@ class StoriesApi:
     async def _ask(
         self, cluster: ClusterId, arguments: Mapping[str, Any]
     ) -> tuple[list[Event], list[SlotVerdicts]] | None:
-        """Return a cluster's part of a story; None if it cannot be asked."""
+        """Return a cluster's part of a story; None if it cannot be asked, or answers with an error, as older ones may."""
         try:
             async with asyncio.timeout(ASKED_WITHIN_S):
                 events = _events(await _all(self._call(cluster, WorkerId(""), "events", arguments)))
                 thought = await _all(self._call(cluster, WorkerId(""), "verdicts", arguments))
             return events, msgspec.json.decode(thought, type=list[SlotVerdicts])
-        except (Unavailable, TimeoutError, msgspec.DecodeError):
+        except (OakestraError, TimeoutError, msgspec.DecodeError):
             return None
 
     async def events(self, asker: Principal, request: Request) -> Response:
@@ -174,7 +174,7 @@ async def _within(pieces: AsyncIterator[bytes]) -> list[Event]:
     try:
         async with asyncio.timeout(ASKED_WITHIN_S):
             return _events(await _all(pieces))
-    except (Unavailable, TimeoutError, msgspec.DecodeError):
+    except (OakestraError, TimeoutError, msgspec.DecodeError):
         return []
 
 

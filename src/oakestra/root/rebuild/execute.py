@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from oakestra.model.service import InstanceAddress, ServiceSpec
+from oakestra.model.service import Application, InstanceAddress, ServiceSpec
 from oakestra.root.rebuild.numbers import joined, without
 from oakestra.root.rebuild.plan import HeardOut, Holder, Insist, Learn, Rebuilt, TakeOver
 from oakestra.root.state import (
@@ -22,10 +22,12 @@ from oakestra.root.state import (
 )
 from oakestra.root.users.access import ADMIN
 from oakestra.wire.native import Origin
-from oakestra.wire.sla import WantedAddresses
+from oakestra.wire.sla import NAME_MAX, WantedAddresses
 
 logger = logging.getLogger(__name__)
 
+MARK = 8
+"""So many digits of its id tell an application from another one of its name."""
 NO_STORE = 0
 """No cluster's store has this epoch."""
 
@@ -68,10 +70,11 @@ def _learn(state: RootState, news: Learn) -> None:
     Users are not in any cluster's hands: what belonged to one that is gone belongs to Admin from now on.
     """
     spec, origin = news.spec, news.origin
-    _have_application(state, origin)
+    application = _have_application(state, origin)
     known = state.services.get(spec.id)
     if known is None:
-        known = ServiceRecord(spec=_addressed(state, spec), document=origin.document)
+        named = replace(spec, name=_name_in(application, spec))
+        known = ServiceRecord(spec=_addressed(state, named), document=origin.document)
         logger.info("service taken over", extra={"service": spec.name})
     elif known.spec.revision < spec.revision:
         spec = replace(spec, name=known.spec.name, addresses=known.spec.addresses)
@@ -163,20 +166,41 @@ def _addressed(state: RootState, spec: ServiceSpec) -> ServiceSpec:
     return replace(spec, addresses=state.pool.service(WantedAddresses()))
 
 
-def _have_application(state: RootState, origin: Origin) -> None:
-    """Let there be the application, and the service in its place there."""
+def _have_application(state: RootState, origin: Origin) -> Application:
+    """Let there be the application, and the service in its place there; return the application."""
     known = state.applications.get(origin.application.id)
     if known is None:
         _have_organization(state, origin)
         owner = origin.application.owner
         if owner not in state.users:
             owner = next((user.id for user in state.users.values() if user.name == ADMIN), owner)
-        application = replace(origin.application, owner=owner, deleted=False)
+        name = _application_name(state, origin.application)
+        application = replace(origin.application, name=name, owner=owner, deleted=False)
         known = ApplicationRecord(application=application, created_wall_s=origin.created_wall_s)
     if origin.service not in known.services:
         before, after = known.services[: origin.position], known.services[origin.position :]
         known = replace(known, services=(*before, origin.service, *after))
     state.applications.put(origin.application.id, known)
+    return known.application
+
+
+def _application_name(state: RootState, wanted: Application) -> str:
+    """Return what an application is called: as ever, or with its id if its organization has another of that name by now."""
+    full = (wanted.tenant, wanted.name, wanted.namespace)
+    others = [record.application for record in state.applications.values()]
+    if not any((one.tenant, one.name, one.namespace) == full for one in others if not one.deleted):
+        return wanted.name
+    name = f"{wanted.name[: NAME_MAX - MARK]}{wanted.id[:MARK]}"
+    logger.warning(
+        "application taken over under another name: there is one of its name",
+        extra={"application": f"{wanted.name}.{wanted.namespace}", "id": wanted.id, "name_now": name},
+    )
+    return name
+
+
+def _name_in(application: Application, spec: ServiceSpec) -> str:
+    """Return what a service is called, after its application."""
+    return ".".join((application.name, application.namespace, *spec.name.split(".")[2:]))
 
 
 def _have_organization(state: RootState, origin: Origin) -> None:
