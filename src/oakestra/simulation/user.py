@@ -15,7 +15,7 @@ from oakestra.root.operations import Operations
 from oakestra.root.state import ApplicationRecord, ServiceRecord, SlotRecord
 from oakestra.root.users.access import ADMIN, Principal
 from oakestra.simulation.hosts import RootHost
-from oakestra.simulation.losing import Kept, Named, kept_by_root
+from oakestra.simulation.losing import Kept, Named
 from oakestra.wire.sla import parse_sla
 
 ASKED_MAX = 6
@@ -53,7 +53,7 @@ class Believed:
         self.slots, self.may = set(), set()
 
     def has(self, slots: set[int], *, besides: set[int]) -> None:
-        """Expect exactly these slots, and of those that may come back none that was known and is not among them."""
+        """Expect exactly these slots, and none of some others that might have come back."""
         self.slots = slots
         self.may -= slots | besides
 
@@ -63,6 +63,12 @@ class Believed:
             self.deleted = self.may_return = False
         self.slots |= wanted & self.may
         self.may -= wanted
+
+
+async def scaled(root: Operations, id: ServiceId, instances: int) -> tuple[set[int], set[int]]:
+    """Have so many instances of a service; return their numbers, and all that root knows to have been given out."""
+    slots = await root.scale(ADMINISTRATOR, id, instances)
+    return {slot.number for slot in slots}, set(range(root.service(ADMINISTRATOR, id).next_slot))
 
 
 class User:
@@ -118,12 +124,12 @@ class User:
         """Ask for so many instances of a service."""
         service = self.services[id]
         self._say(f"user scales {service.name} to {instances}")
-        known = self.known(id)
-        slots: tuple[Slot, ...] | None = await self._ask_about(
-            service, lambda root: root.scale(ADMINISTRATOR, id, instances)
+        answer: tuple[set[int], set[int]] | None = await self._ask_about(
+            service, lambda root: scaled(root, id, instances)
         )
-        if slots is not None:
-            service.has({slot.number for slot in slots}, besides=known)
+        if answer is not None:
+            numbers, given = answer
+            service.has(numbers, besides=given)
 
     async def undeploy_one(self, id: ServiceId) -> None:
         """Take one instance of a service away."""
@@ -196,10 +202,6 @@ class User:
             services={one.id: Named(one.id, one.application, one.name) for one in sure},
             slots={Slot(one.id, number) for one in sure for number in one.slots},
         )
-
-    def known(self, id: ServiceId) -> set[int]:
-        """Return which slots of a service root has written down as wanted."""
-        return {slot.number for slot in kept_by_root(self._root.disk).slots if slot.service == id}
 
     def missing(self, owed: Kept) -> Kept:
         """Return what of this root does not know again yet, and nobody has asked it to delete since."""

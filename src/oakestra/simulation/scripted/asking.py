@@ -11,7 +11,7 @@ from oakestra.root.operations import Operations
 from oakestra.simulation.hosts import ClusterHost
 from oakestra.simulation.scripted.stage import Stage
 from oakestra.simulation.scripted.words import Run, Verb, close_to, exactly, whole
-from oakestra.simulation.user import ADMINISTRATOR
+from oakestra.simulation.user import ADMINISTRATOR, scaled
 from oakestra.wire.sla import SERVICE_CHANGE_SCHEMA, parse_sla
 
 _NOBODY = WorkerId("")
@@ -68,10 +68,8 @@ class Asking:
 
     async def _scaled(self, name: str, copies: int) -> str:
         id = self._stage.service(name)
-        user = self._stage.world.user
-        known = user.known(id)
-        slots = await self._ask(lambda root: root.scale(ADMINISTRATOR, id, copies))
-        user.services[id].has({slot.number for slot in slots}, besides=known)
+        numbers, given = await self._ask(lambda root: scaled(root, id, copies))
+        self._stage.world.user.services[id].has(numbers, besides=given)
         return f"{copies} {'instance' if copies == 1 else 'instances'} of {name} wanted"
 
     async def _remove(self, words: list[str], _: dict[str, Any]) -> AsyncIterator[str]:
