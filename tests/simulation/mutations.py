@@ -23,6 +23,7 @@ from oakestra.cluster import tier as cluster_tier
 from oakestra.cluster.render import claims, routes, up
 from oakestra.model.address import Route
 from oakestra.model.instance import InstanceStatus
+from oakestra.root import addresses as root_addresses
 from oakestra.root import observe as root_observe
 from oakestra.root import operations
 from oakestra.root import plan as root_plan
@@ -172,6 +173,7 @@ def requests_are_answered_before_they_are_durable() -> None:
 
 def addresses_in_use_are_given_away() -> None:
     _put(root_state, "addresses_in_use", lambda _: iter(()))
+    _put(root_addresses.AddressPool, "begin_at", lambda *_: None)
 
 
 def workers_that_are_unknown_do_not_join_again() -> None:
@@ -322,6 +324,7 @@ MUTATIONS: tuple[Break, ...] = (
 
 
 SCRIPTED: Mapping[str, str] = {
+    tombstones_are_forgotten_at_once.__name__: "drained-away",
     a_late_claim_brings_back_what_was_removed.__name__: "late-claim",
     who_is_drained_is_lost_with_roots_records.__name__: "root-lost",
 }

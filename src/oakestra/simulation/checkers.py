@@ -10,9 +10,9 @@ import msgspec
 
 from oakestra.cluster.ledger import overcommitted
 from oakestra.cluster.state import Availability
-from oakestra.model.container import ContainerSeen
+from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey, Phase, Slot, order
-from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec, UpdateOrder
 from oakestra.root.state import ServiceRecord, SlotRecord
 from oakestra.simulation.hosts import WorkerHost
 from oakestra.simulation.losing import held_by_cluster
@@ -61,6 +61,7 @@ def unsafe(world: World) -> Iterator[str]:
     """Yield what must never be, however bad the world is."""
     yield from _over_capacity(world)
     yield from _addresses_of_two(world)
+    yield from _twice(world)
     steady = [worker for worker in world.workers.values() if not worker.cluster.forgot]
     yield from subnets_of_two(steady)
     if not world.user.waiting:
@@ -106,6 +107,18 @@ def _addresses_of_two(world: World) -> Iterator[str]:
         yield from (
             f"root gave {address} away {count} times" for address, count in given.items() if count > 1
         )
+
+
+def _twice(world: World) -> Iterator[str]:
+    """What must never run twice, and is stopped before it is started elsewhere, runs once at most."""
+    running: dict[Slot, str] = {}
+    for worker, seen in world.containers():
+        spec, slot = spec_of(seen), key_of(seen).slot
+        alone = not spec.disconnect.replace and spec.update.order is UpdateOrder.STOP_FIRST
+        if alone and seen.state is ContainerState.RUNNING:
+            if slot in running:
+                yield f"{slot} must not run twice, and runs on {running[slot]} and {worker.name}"
+            running[slot] = worker.name
 
 
 def subnets_of_two(workers: list[WorkerHost]) -> Iterator[str]:
