@@ -222,12 +222,14 @@ class WorkerView:
         return self._statuses[1]
 
     def note_ready(self, now_s: float) -> None:
-        """Note since when what the report says is ready has been so."""
+        """Note since when what the report says is ready has been so, under whichever name."""
         ready = [status for status in self.report.statuses if status.ready] if self.report else []
         before = self.ready_since
+        gone = {key.placed: known for key, known in before.items() if key not in self.statuses}
         self.ready_since = {}
         for status in ready:
-            restart, since_s = before.get(status.key, (status.restart, now_s))
+            renamed = gone.get(status.key.placed) if status.made_as else None
+            restart, since_s = before.get(status.key) or renamed or (status.restart, now_s)
             same = restart == status.restart
             self.ready_since[status.key] = (status.restart, since_s if same else now_s)
 

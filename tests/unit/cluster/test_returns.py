@@ -7,6 +7,7 @@ from dataclasses import replace
 from oakestra.cluster.decisions import Decision, LetServe, Place, TakeBack, Withdraw
 from oakestra.cluster.execute import apply
 from oakestra.cluster.plan import plan
+from oakestra.cluster.render.serving import serving
 from oakestra.cluster.state import Availability
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import Phase
@@ -79,6 +80,24 @@ def test_calling_off_a_drain_takes_nobodys_route_away() -> None:
     assert town.revisions() == {0: 1}, "it runs as before, and its worker has not heard its new number yet"
     town.rest()
     assert (town.place(0), town.revisions()) == (home, {0: 1})
+
+
+def test_what_is_taken_back_serves_from_then_on() -> None:
+    """It has been ready all the while: another name is no reason to ask for a proof anew."""
+    town, home = cut_off(DisconnectPolicy(reconcile=Reconcile.KEEP_ORIGINAL))
+    town.state.view(home).note_ready(town.now_s)
+    later(town, LOST_S)
+    town.away.clear()
+    town.say(home)
+    taken = False
+    for _ in range(10):
+        taken |= any(isinstance(decision, TakeBack) for decision in town.step())
+        town.state.view(home).note_ready(town.now_s)
+        seen = town.seen()
+        (record,) = seen.slots.values()
+        (worker, _), _ = serving(seen, record)
+        assert not taken or worker == home
+    assert taken
 
 
 def test_what_is_ready_is_not_given_up_before_it_is_proven() -> None:
