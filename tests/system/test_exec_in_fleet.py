@@ -127,6 +127,7 @@ def test_a_shell_in_an_instance_is_like_one_here(shop: Fleet) -> None:
         shown.type('echo be""gun; sleep 7777\r')
         shown.until(lambda text: "begun\r\n" in text)
         shown.type("\x03")
+        shown.until(lambda text: "/ # " in text.rpartition("^C")[2])  # what is typed before is dropped
         shown.type("echo code=$?=\r")
         shown.until(lambda text: "code=130=\r\n" in text)
         shown.type("exit 7\r")

@@ -48,6 +48,7 @@ def settled(machine: Machine) -> Machine:
     """The machine with everything ready, whatever an earlier test did to it."""
     machine.ready("example.server", SERVERS)
     machine.ready("example.client", 1)
+    until(lambda: len(machine.pages(count=30)) == 30)  # a server that runs may not listen yet
     return machine
 
 
