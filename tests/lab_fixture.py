@@ -333,7 +333,8 @@ def shared_fleet(need_lab: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def fleet(shared_fleet: Fleet) -> Iterator[Fleet]:
-    """The lab of the test run, whole before the test and after it."""
+    """The lab of the test run, whole before the test and after it, with somebody logged in."""
     shared_fleet.heal()
+    shared_fleet.oak.run("login", shared_fleet.root.url, "--password", shared_fleet.root_password)
     yield shared_fleet
     shared_fleet.heal()
