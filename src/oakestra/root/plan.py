@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from oakestra.model.ids import ClusterId, ServiceId
 from oakestra.model.instance import InstanceStatus, Placement, Slot, is_done, merge, order
@@ -212,10 +213,23 @@ class _Ledger:
         return Place(
             slot=record.slot,
             cluster=cluster,
-            placement=record.next_placement,
+            placement=self.next_placement(record),
             reason=f"{choice.name}: {choice.reason}" + (f" ({because})" if because else ""),
             verdicts=choice.verdicts,
         )
+
+    def next_placement(self, record: SlotRecord) -> int:
+        """Return a number that neither these records gave, nor any that are gone, as far as clusters tell of it."""
+        slot, observed = record.slot, self._observed
+        told = [
+            placed.placement
+            for placed in (
+                *chain(*(one.statuses for one in observed.clusters.values())),
+                *observed.withdrawals,
+            )
+            if placed.slot == slot
+        ]
+        return max(record.next_placement, 1 + max(told, default=0))
 
     def candidates(self, slot: Slot) -> list[ClusterCandidate]:
         return [
@@ -350,7 +364,7 @@ def _tried_elsewhere(
             reason = f"stays in {name}: {choice.reason}"
             yield Unplaceable(slot=slot, reason=reason, verdicts=choice.verdicts)
             continue
-        yield Remember(slot=slot, failed=replace(failed, followed_by=record.next_placement))
+        yield Remember(slot=slot, failed=replace(failed, followed_by=ledger.next_placement(record)))
         yield Withdraw(placed=record.placed, cluster=home, reason=f"failed {why}")
         if service.spec.update.order is UpdateOrder.STOP_FIRST:
             continue  # it must be gone before the next one may start
