@@ -43,13 +43,12 @@ def departures(observed: Observed) -> Iterator[Withdraw | SetAside]:
         leaving = record.leaving
         if leaving is None:
             continue
-        if why := _why_end(observed, record):
-            yield Withdraw(placed=record.leaving_placed, cluster=leaving.cluster, reason=why)
-        elif why := _given_up(observed, record):
-            if record.aside is None:
-                yield SetAside(slot=slot, cluster=leaving.cluster, placement=leaving.placement, reason=why)
-            else:
-                yield Withdraw(placed=record.leaving_placed, cluster=leaving.cluster, reason=why)
+        why = _why_end(observed, record)
+        lost = "" if why else _given_up(observed, record)
+        if lost and record.aside is None:
+            yield SetAside(slot=slot, cluster=leaving.cluster, placement=leaving.placement, reason=lost)
+        elif why or lost:
+            yield Withdraw(placed=record.leaving_placed, cluster=leaving.cluster, reason=why or lost)
 
 
 def _why_end(observed: Observed, record: SlotRecord) -> str:

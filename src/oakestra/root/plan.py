@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 
 from oakestra.model.ids import ClusterId, ServiceId
@@ -220,16 +220,16 @@ class _Ledger:
 
     def next_placement(self, record: SlotRecord) -> int:
         """Return a number that neither these records gave, nor any that are gone, as far as clusters tell of it."""
-        slot, observed = record.slot, self._observed
-        told = [
-            placed.placement
-            for placed in (
-                *chain(*(one.statuses for one in observed.clusters.values())),
-                *observed.withdrawals,
-            )
-            if placed.slot == slot
-        ]
-        return max(record.next_placement, 1 + max(told, default=0))
+        return max(record.next_placement, 1 + self._told[record.slot])
+
+    @cached_property
+    def _told(self) -> Counter[Slot]:
+        """The highest placement of each slot that clusters tell of, or were told to end."""
+        told: Counter[Slot] = Counter()
+        statuses = (one.statuses for one in self._observed.clusters.values())
+        for placed in chain(*statuses, self._observed.withdrawals):
+            told[placed.slot] = max(told[placed.slot], placed.placement)
+        return told
 
     def candidates(self, slot: Slot) -> list[ClusterCandidate]:
         return [
