@@ -332,6 +332,24 @@ def test_who_cannot_hear_is_not_waited_for(bench: Bench) -> None:
     with_agent(bench, story)
 
 
+def test_what_is_still_runc_s_own_is_not_asked_to_end(bench: Bench) -> None:
+    """Between its start and its first instruction; here it is a program that calls itself as runc does then."""
+    deaf = "trap '' TERM; printf 'runc:[2:INIT]' > /proc/self/comm; echo named; sleep 1000; exit"
+
+    async def story(runtime: OciRuntime) -> None:
+        async def named() -> bool:
+            return "named" in await output(runtime, 1)
+
+        await runtime.create(spec(1, "sh", "-c", deaf))
+        await runtime.start(1)
+        await until(named)
+        async with asyncio.timeout(oci_bench.TIMEOUT_S):
+            await runtime.stop(1, grace_s=10 * oci_bench.TIMEOUT_S)
+        assert (await ended(runtime, 1)).exit_code == 137
+
+    with_agent(bench, story)
+
+
 def test_the_exit_code_is_there_when_the_agent_is_woken(bench: Bench) -> None:
     async def story(runtime: OciRuntime) -> None:
         codes: list[int | None] = []

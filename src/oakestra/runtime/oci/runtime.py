@@ -322,7 +322,10 @@ class OciRuntime:
         """Send the image's stop signal to whoever heeds it; False if nobody does.
 
         The container's first process alone if it does; else those below it, which a shell script would forget.
+        runc's own, which would catch the signal and forget it, has nothing to end in peace.
         """
+        if not self._sight.is_begun(pid):
+            return False
         record = self._layout.read(number)
         wanted = stop_signal(record.stop_signal if record is not None else "")
         others = sorted(self._cgroups.pids(number) - {pid})

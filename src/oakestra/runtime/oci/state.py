@@ -13,7 +13,7 @@ from oakestra.runtime.oci.linux.cgroups import Cgroups
 from oakestra.runtime.oci.record import InstanceRecord, Layout
 
 _RUNC_INIT = "runc:["
-"""runc's own process is called so until it becomes the container's; the fifo is removed only after that."""
+"""runc's own process is called so until it becomes the container's."""
 
 
 class _RuncState(msgspec.Struct, frozen=True):
@@ -57,6 +57,11 @@ class Sight:
         return processes.Process(
             pid=state.init_process_pid, start_ticks=state.init_process_start, name=_RUNC_INIT
         )
+
+    def is_begun(self, pid: int) -> bool:
+        """Tell whether the container's own program runs: what has been started is still runc's for a moment."""
+        alive = processes.look(pid)
+        return alive is not None and not alive.name.startswith(_RUNC_INIT)
 
     def conmon(self, number: int) -> int | None:
         """Return the pid of the container's conmon, or None if it does not live."""
