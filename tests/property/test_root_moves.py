@@ -82,6 +82,21 @@ def test_what_nobody_else_has_room_for_goes_on_serving_where_it_is() -> None:
     assert country.at() == {second: 2}
 
 
+def test_a_successor_waits_for_nobody_who_has_its_predecessor() -> None:
+    """A cluster is told where a placement of its own was seen; what must not run twice waits until that is heard."""
+    country, first, second = about_to_move(1, disconnect=DisconnectPolicy(replace=False))
+    country.set(second, Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    country.broken.add(second)
+    for _ in range(3):
+        country.step()
+    assert country.moving() == 1
+    (assigned,) = country.told[second].slots
+    assert not assigned.seen_on
+    (assigned,) = country.told[first].slots
+    assert assigned.seen_on
+
+
 def test_a_successor_that_never_gets_ready_takes_nothing_away() -> None:
     country, first, second = about_to_move(2)
     country.broken.add(second)

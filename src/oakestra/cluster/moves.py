@@ -20,7 +20,7 @@ from oakestra.cluster.ledger import Ledger, as_asked
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.state import Availability, Held, SlotRecord
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceStatus, Phase, Slot
+from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
 from oakestra.scheduling.elsewhere import is_over
 from oakestra.scheduling.liveness import Liveness
@@ -99,13 +99,23 @@ def moves(
             yield Unplaceable(slot=slot, reason=reason, verdicts=choice.verdicts)
 
 
-def still_held(observed: Observed, gone: set[Withdrawn]) -> set[Slot]:
-    """Return the slots of which a worker that can still end them holds an attempt that must go, besides what is gone."""
+def still_held(observed: Observed, gone: set[Withdrawn]) -> Mapping[Slot, WorkerId]:
+    """Return the slots of which an attempt that must go is waited for, and who holds it: a worker that can end it, or
+    any at all where two would do harm. What is `gone` is none."""
     return {
-        key.slot
+        key.slot: id
         for id, key in observed.withdrawals
-        if (id, key) not in gone and not _is_lost(observed, id) and not observed.workers[id].trouble
+        if (id, key) not in gone and (_can_end(observed, id) or _runs_alone(observed, key))
     }
+
+
+def _can_end(observed: Observed, id: WorkerId) -> bool:
+    return not _is_lost(observed, id) and not observed.workers[id].trouble
+
+
+def _runs_alone(observed: Observed, key: InstanceKey) -> bool:
+    spec = observed.services.get(key.service)
+    return spec is not None and spec.runs_alone
 
 
 def going(observed: Observed, ended: Iterable[Withdraw]) -> set[Slot]:
@@ -114,11 +124,7 @@ def going(observed: Observed, ended: Iterable[Withdraw]) -> set[Slot]:
         (record.aside.worker, slot) for slot, record in observed.slots.items() if record.aside is not None
     )
     told = ((decision.worker, decision.key.slot) for decision in ended)
-    return {
-        slot
-        for id, slot in (*aside, *told)
-        if not _is_lost(observed, id) and not observed.workers[id].trouble
-    }
+    return {slot for id, slot in (*aside, *told) if _can_end(observed, id)}
 
 
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) -> str:

@@ -68,8 +68,8 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
         *called_off(observed, seen, besides=touched),
     )
     at_home = {d.slot for d in (*adopted, *back) if not isinstance(d, Withdraw)}
-    held |= going(observed, (d for d in (*withdrawn, *back) if isinstance(d, Withdraw)))
-    placed = tuple(_placements(observed, ledger, places, seen, at_home, held))
+    told = going(observed, (d for d in (*withdrawn, *back) if isinstance(d, Withdraw)))
+    placed = tuple(_placements(observed, ledger, places, seen, at_home, held, told))
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*placed, *back)}
     tried = tuple(tried_elsewhere(observed, ledger, places, seen, besides=touched))
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in tried}
@@ -99,12 +99,12 @@ def remedies(
 ) -> Mapping[Slot, str]:
     """Return the least that would have to change for each slot to get a worker; nothing where nothing has to."""
     ledger = Ledger(observed, set(), vcpu_overcommit=vcpu_overcommit)
-    places = Places(observed)
+    places, held = Places(observed), still_held(observed, set())
     found: dict[tuple[ServiceId, WorkerId | None, tuple[tuple[str, str], ...]], str] = {}
     answers: dict[Slot, str] = {}
     for record in records:
         slot, spec = record.placed.slot, observed.services.get(record.placed.service)
-        if spec is None or _must_wait(observed, record):
+        if spec is None or _must_wait(observed, record, held.get(slot)):
             answers[slot] = ""
             continue
         _, avoided = places.avoided(slot)
@@ -223,7 +223,8 @@ def _placements(
     places: Places,
     seen: Mapping[Slot, int],
     at_home: set[Slot],
-    held: set[Slot],
+    held: Mapping[Slot, WorkerId],
+    told: set[Slot],
 ) -> Iterator[Place | Withdraw | Unplaceable]:
     for slot, record in sorted(observed.slots.items()):
         if slot in at_home or not _homeless(observed, record):
@@ -231,12 +232,12 @@ def _placements(
         spec = observed.services.get(slot.service)
         if spec is None:
             continue
-        if slot in held and spec.update.order is UpdateOrder.STOP_FIRST:
-            continue  # the earlier attempt must be gone before there is another
-        wait = _must_wait(observed, record)
+        wait = _must_wait(observed, record, held.get(slot))
         if wait:
             yield Unplaceable(slot=slot, reason=wait)
             continue
+        if (slot in held or slot in told) and spec.update.order is UpdateOrder.STOP_FIRST:
+            continue  # the earlier attempt must be gone before there is another
         candidates = ledger.candidates(slot.service)
         verdict = choose(spec, candidates, avoided=places.avoided(slot), start=slot.number)
         if isinstance(verdict, Choice):
@@ -257,17 +258,26 @@ def _placements(
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
 
 
-def _must_wait(observed: Observed, record: SlotRecord) -> str:
-    """Say why a slot may not be placed yet: it may still run where it did before these records were begun."""
+def _must_wait(observed: Observed, record: SlotRecord, holder: WorkerId | None) -> str:
+    """Say why a slot may not be placed yet: it may still run where it did before these records were begun, or on the
+    worker that was told to end it, and is lost."""
     if observed.adopting:
         return "waiting for workers to report what they run"
     spec, worker = observed.services.get(record.placed.service), observed.workers.get(record.seen_on)
-    if spec is None or not record.may_still_run(spec) or (worker is not None and worker.complete):
+    if spec is None:
         return ""
-    name = worker.record.name if worker else record.seen_on
+    if record.may_still_run(spec) and not (worker is not None and worker.complete):
+        name = worker.record.name if worker else record.seen_on
+        return (
+            f"may still run on worker {name}, which has not reported since this cluster lost its records, and must not run "
+            "twice (disconnect.replace); if that machine is gone for good, remove this instance and ask for another"
+        )
+    lost = observed.workers.get(holder) if holder else None
+    if lost is None or not spec.runs_alone or lost.liveness is not Liveness.LOST:
+        return ""
     return (
-        f"may still run on worker {name}, which has not reported since this cluster lost its records, and must not "
-        "run twice (disconnect.replace); if that machine is gone for good, remove this instance and ask for another"
+        f"may still run on worker {lost.record.name}, which is lost and has not said that it ended it, and must not run "
+        f"twice (disconnect.replace); if that machine is gone for good: oak worker rm {lost.record.name}"
     )
 
 

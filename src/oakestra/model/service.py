@@ -271,6 +271,11 @@ class ServiceSpec:
     constraints: tuple[Constraint, ...] = ()
     addresses: ServiceAddresses = field(default_factory=ServiceAddresses)
 
+    @property
+    def runs_alone(self) -> bool:
+        """Whether two of an instance would do harm, even for the moment of an update."""
+        return not self.disconnect.replace and self.update.order is UpdateOrder.STOP_FIRST
+
     def covers(self, revision: int) -> bool:
         """Tell whether an instance of that revision is as this one asks for."""
         return revision == self.revision or revision in self.same_as

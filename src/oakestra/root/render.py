@@ -95,8 +95,8 @@ def _heard(observed: Observed, asker: ClusterId) -> tuple[ClusterId, ...] | None
 
 def _assigned(observed: Observed, record: SlotRecord, placed: Placement) -> AssignedSlot:
     spec = observed.services[record.slot.service].spec
-    once = not spec.disconnect.replace
-    seen_on = record.status.worker if once and record.status is not None else WorkerId("")
+    seen = record.status if record.status is not None and record.status.key.placed == placed else None
+    seen_on = seen.worker if seen is not None and not spec.disconnect.replace else WorkerId("")
     elsewhere = record.aside is not None and placed == record.aside_placed
     turned = elsewhere or (record.turned and placed != record.placed)
     done = record.status if is_done(spec, record.status) else None

@@ -12,7 +12,7 @@ from oakestra.cluster.ledger import overcommitted
 from oakestra.cluster.state import Availability
 from oakestra.model.container import ContainerSeen, ContainerState
 from oakestra.model.instance import InstanceKey, Phase, Slot, order
-from oakestra.model.service import InstanceAddress, Resources, ServiceSpec, UpdateOrder
+from oakestra.model.service import InstanceAddress, Resources, ServiceSpec
 from oakestra.root.state import ServiceRecord, SlotRecord
 from oakestra.simulation.hosts import WorkerHost
 from oakestra.simulation.losing import held_by_cluster
@@ -114,8 +114,7 @@ def _twice(world: World) -> Iterator[str]:
     running: dict[Slot, str] = {}
     for worker, seen in world.containers():
         spec, slot = spec_of(seen), key_of(seen).slot
-        alone = not spec.disconnect.replace and spec.update.order is UpdateOrder.STOP_FIRST
-        if alone and seen.state is ContainerState.RUNNING:
+        if spec.runs_alone and seen.state is ContainerState.RUNNING:
             if slot in running:
                 yield f"{slot} must not run twice, and runs on {running[slot]} and {worker.name}"
             running[slot] = worker.name

@@ -92,7 +92,8 @@ def _of_slot(
     worker, key = place
     rightful[worker.name].add(key)
     if is_unable(worker, key):
-        earlier = leaving(world, record) if serves_in(worker.cluster, record) else None
+        serves = record.leaving is not None or serves_in(worker.cluster, record)
+        earlier = leaving(world, record) if serves else None
         if earlier is not None and earlier[0].name in rightful:
             rightful[earlier[0].name].add(earlier[1])
         if not (may_rest and _rests(world, record.slot)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from oakestra.cluster.ledger import overcommitted
-from oakestra.cluster.state import Availability
+from oakestra.cluster.state import Availability, ClusterState
 from oakestra.cluster.state import SlotRecord as HeldSlot
 from oakestra.cluster.state import slot_key as cluster_slot_key
 from oakestra.model.instance import InstanceKey, Slot
@@ -34,7 +34,7 @@ def whereabouts(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceK
             return worker, held.key
         if worker is not None:
             return _on_the_dead(world, worker, record, spec)
-        if (waits := _waits_there(world, held, spec)) is not None:
+        if (waits := _waits_there(world, cluster.tier.state, held, spec)) is not None:
             return waits
     elif cluster is not None and not spec.disconnect.replace:
         return leaving(world, record) or ""
@@ -100,17 +100,20 @@ def _on_the_dead(
     return leaving(world, record) or ""
 
 
-def _waits_there(world: World, held: HeldSlot, spec: ServiceSpec) -> str | None:
+def _waits_there(world: World, state: ClusterState, held: HeldSlot, spec: ServiceSpec) -> str | None:
     """Return what is wrong with a slot that waits in its cluster; None if it may as well be elsewhere."""
     if not held.reason:
         return f"{held.placed} waits in its cluster without a reason"
-    worker = world.worker_of(held.seen_on) if held.may_still_run(spec) else None
-    return "" if worker is not None and not worker.alive else None
+    holders = [held.seen_on] if held.may_still_run(spec) else []
+    if spec.runs_alone:
+        holders += [one.worker for one in state.withdrawals.values() if one.key.slot == held.placed.slot]
+    workers = (world.worker_of(holder) for holder in holders)
+    return "" if any(worker is not None and not worker.alive for worker in workers) else None
 
 
 def leaving(world: World, record: SlotRecord) -> tuple[WorkerHost, InstanceKey] | None:
     """Return where the earlier attempt of a slot goes on, as its successor fits nowhere."""
-    for id, placed in record.placements:
+    for id, placed in reversed(record.placements):
         cluster = world.cluster_of(id)
         held = (
             cluster.tier.state.slots.get(cluster_slot_key(record.slot)) if cluster and cluster.tier else None

@@ -8,10 +8,12 @@ from oakestra.cluster.decisions import Decision, LetServe, Place, TakeBack, With
 from oakestra.cluster.execute import apply
 from oakestra.cluster.plan import plan
 from oakestra.cluster.render.serving import serving
+from oakestra.cluster.render.up import cluster_report
 from oakestra.cluster.state import Availability
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import Phase
 from oakestra.model.service import DisconnectPolicy, Reconcile, UpdateOrder, UpdatePolicy
+from oakestra.wire.native import Version
 from town import LOST_S, Town, cut_off, later, service
 
 
@@ -160,6 +162,34 @@ def test_what_stops_first_is_gone_before_it_is_placed_anew() -> None:
     decided = decide(town)
     assert any(isinstance(decision, Withdraw) for decision in decided)
     assert not any(isinstance(decision, Place) for decision in decided)
+
+
+def test_what_must_not_run_twice_waits_for_its_lost_worker_to_end_it() -> None:
+    town = Town()
+    home, _ = (town.worker(number, 1000) for number in range(2))
+    alone = service(
+        disconnect=DisconnectPolicy(replace=False), update=UpdatePolicy(order=UpdateOrder.STOP_FIRST)
+    )
+    town.want(alone, 1)
+    town.rest()
+    (home,) = (worker for worker, runs in town.runs.items() if runs)
+    town.slow.add(home)
+    town.want(replace(alone, revision=1), 1)
+    town.step()
+    town.away.add(home)
+    later(town, LOST_S)
+    assert town.place(0) is None
+    (record,) = town.state.slots.values()
+    assert record.reason.startswith("may still run on worker w")
+    report = cluster_report(town.seen(), applied=Version(), vcpu_overcommit=8.0)
+    assert not report.refusals, "it is nobody else's"
+    assert [status.worker for status in report.statuses] == [home], "so that a new store is told where it was"
+    town.away.clear()
+    town.slow.clear()
+    later(town, 1.0)
+    town.rest()
+    assert town.revisions() == {1: 1}
+    assert sum(map(len, town.runs.values())) == 1
 
 
 def test_a_job_whose_successor_is_done_leaves_nothing_behind() -> None:

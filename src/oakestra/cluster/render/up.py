@@ -15,7 +15,7 @@ from oakestra.cluster.render.serving import serving, status_of
 from oakestra.cluster.state import SlotRecord
 from oakestra.model.ids import WorkerId
 from oakestra.model.instance import InstanceStatus, Phase
-from oakestra.model.service import Resources
+from oakestra.model.service import Resources, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
 from oakestra.scheduling.request import WorkerCandidate
 from oakestra.wire.native import Aggregate, ClusterReport, Refusal, Version, WorkerSummary
@@ -67,7 +67,8 @@ def _exhausted(observed: Observed) -> Iterator[Refusal]:
 
 
 def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
-    for _, record in sorted(observed.slots.items()):
+    held = still_held(observed, set())
+    for slot, record in sorted(observed.slots.items()):
         (worker, key), status = serving(observed, record)
         if record.done is not None and observed.is_done(record):
             yield record.done
@@ -83,10 +84,11 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
             )
         else:
             spec = observed.services.get(record.placed.service)
-            held = spec is not None and record.may_still_run(spec)  # so that root can say it again
-            worker = record.seen_on if held else WorkerId("")
             yield InstanceStatus(
-                key=record.key, phase=Phase.CLUSTER_ASSIGNED, reason=record.reason, worker=worker
+                key=record.key,
+                phase=Phase.CLUSTER_ASSIGNED,
+                reason=record.reason,
+                worker=_may_still_run_on(record, spec, held.get(slot)),
             )
     for (id, key), withdrawal in sorted(observed.withdrawals.items()):
         record_now = observed.slots.get(key.slot)
@@ -97,6 +99,13 @@ def _statuses(observed: Observed) -> Iterator[InstanceStatus]:
         phase = Phase.WORKER_ASSIGNED if seen is None else seen.phase
         status = seen or InstanceStatus(key=key, phase=phase)
         yield replace(status, worker=id, ready=False, reason=withdrawal.reason)
+
+
+def _may_still_run_on(record: SlotRecord, spec: ServiceSpec | None, holder: WorkerId | None) -> WorkerId:
+    """Return where what must not run twice may still run, so that root can say it again; empty: nowhere."""
+    if spec is not None and record.may_still_run(spec):
+        return record.seen_on
+    return holder if holder and spec is not None and spec.runs_alone else WorkerId("")
 
 
 def _successors(observed: Observed) -> Iterator[InstanceStatus]:
