@@ -57,11 +57,12 @@ def _slot_record(body: bytes) -> SlotRecord:
     return msgspec.json.decode(body, type=SlotRecord)
 
 
+There = list[tuple[WorkerHost, ContainerSeen]]
+"""Every container on every machine that has power."""
+
+
 def unsafe(world: World) -> Iterator[str]:
-    """Yield what must never be, however bad the world is."""
-    yield from _over_capacity(world)
-    yield from _addresses_of_two(world)
-    yield from _twice(world)
+    """Yield what must never be, however bad the world is, besides what `Watch` looks at when it changes."""
     steady = [worker for worker in world.workers.values() if not worker.cluster.forgot]
     yield from subnets_of_two(steady)
     if not world.user.waiting:
@@ -77,9 +78,9 @@ def _unlike_what_was_said(world: World) -> Iterator[str]:
             world.root.owed[name] = kept.both(held_by_cluster(cluster.disk))
 
 
-def _over_capacity(world: World) -> Iterator[str]:
+def _over_capacity(world: World, there: There) -> Iterator[str]:
     used: defaultdict[str, Resources] = defaultdict(Resources)
-    for worker, seen in world.containers():
+    for worker, seen in there:
         used[worker.name] += spec_of(seen).resources
     for name, resources in used.items():
         has = overcommitted(world.workers[name].machine.offered.resources, world.vcpu_overcommit)
@@ -87,37 +88,31 @@ def _over_capacity(world: World) -> Iterator[str]:
             yield f"{name} has {has.memory_mib} MiB and {has.vcpus} vCPUs to give, and holds {resources}"
 
 
-def _addresses_of_two(world: World) -> Iterator[str]:
+def _addresses_of_two(there: There) -> Iterator[str]:
     owners: dict[InstanceAddress, Slot] = {}
-    for worker, seen in world.containers():
+    for worker, seen in there:
         address = _address(seen.labels[ADDRESS_LABEL])
         slot = key_of(seen).slot
         if owners.setdefault(address, slot) != slot:
             yield f"{address.v4} is the address of {owners[address]} and, on {worker.name}, of {slot}"
-    if world.root.tier is not None:
-        given = Counter(
-            address
-            for address in [record.address.v4 for record in world.root.tier.state.slots.values()]
-            + [
-                text
-                for service in world.root.tier.state.services.values()
-                for text in (service.spec.addresses.round_robin_v4, service.spec.addresses.closest_v4)
-            ]
-        )
-        yield from (
-            f"root gave {address} away {count} times" for address, count in given.items() if count > 1
-        )
 
 
-def _twice(world: World) -> Iterator[str]:
+def _twice(there: There) -> Iterator[str]:
     """What must never run twice, and is stopped before it is started elsewhere, runs once at most."""
     running: dict[Slot, str] = {}
-    for worker, seen in world.containers():
-        spec, slot = spec_of(seen), key_of(seen).slot
-        if spec.runs_alone and seen.state is ContainerState.RUNNING:
+    for worker, seen in there:
+        slot = key_of(seen).slot
+        if spec_of(seen).runs_alone and seen.state is ContainerState.RUNNING:
             if slot in running:
                 yield f"{slot} must not run twice, and runs on {running[slot]} and {worker.name}"
             running[slot] = worker.name
+
+
+def _given_twice(services: list[ServiceRecord], slots: list[SlotRecord]) -> Iterator[str]:
+    addresses = [record.spec.addresses for record in services]
+    given = Counter(record.address.v4 for record in slots)
+    given.update(one for each in addresses for one in (each.round_robin_v4, each.closest_v4))
+    yield from (f"root gave {address} away {count} times" for address, count in given.items() if count > 1)
 
 
 def subnets_of_two(workers: list[WorkerHost]) -> Iterator[str]:
@@ -150,19 +145,31 @@ class Watch:
         self._world = world
         self._orders: dict[Slot, tuple[int, ...]] = {}
         self._store = self._roots_store()
+        self._commits = -1
+        self._there: There = []
         self._seen: dict[tuple[str, int], str] = {}
 
     def look(self) -> Iterator[str]:
-        """Yield what is wrong now; put what changed on the machines into the story."""
+        """Yield what is wrong now, once for as long as nothing changes; put what changed on the machines into the story."""
         yield from unsafe(self._world)
-        yield from self._backwards()
-        self._tell()
+        there = list(self._world.containers())
+        if there != self._there:
+            self._there = there
+            yield from _over_capacity(self._world, there)
+            yield from _addresses_of_two(there)
+            yield from _twice(there)
+            self._tell(there)
+        written = (self._roots_store(), self._world.root.disk.commits)
+        if written != (self._store, self._commits):
+            services, slots = durable(self._world)
+            yield from _given_twice(services, slots)
+            yield from self._backwards(slots)
+            self._store, self._commits = written
 
-    def _backwards(self) -> Iterator[str]:
+    def _backwards(self, slots: list[SlotRecord]) -> Iterator[str]:
         if self._store != self._roots_store():
-            self._store = self._roots_store()
             self._orders.clear()
-        for record in durable(self._world)[1]:
+        for record in slots:
             before = self._orders.get(record.slot, ())
             if before and record.placement < before[0] <= record.last_placement:
                 before = ()  # an earlier placement was taken back
@@ -181,10 +188,10 @@ class Watch:
     def _roots_store(self) -> tuple[int, int]:
         return self._world.root.stores, self._world.root.disk.epoch
 
-    def _tell(self) -> None:
+    def _tell(self, there: There) -> None:
         now = {
             (worker.name, seen.number): f"{short(key_of(seen))} {seen.state.value} {seen.pid}"
-            for worker, seen in self._world.containers()
+            for worker, seen in there
         }
         for (name, number), text in now.items():
             if self._seen.get((name, number)) != text:
