@@ -16,7 +16,7 @@ from oakestra.cluster.ledger import Ledger
 from oakestra.cluster.observe import Observed
 from oakestra.cluster.state import SlotRecord
 from oakestra.model.ids import ServiceId, WorkerId
-from oakestra.model.instance import InstanceStatus, Slot
+from oakestra.model.instance import Slot
 from oakestra.model.service import ServiceSpec, UpdateOrder
 from oakestra.scheduling.elsewhere import Failed, failing, is_hopeless, stays
 from oakestra.scheduling.liveness import Liveness
@@ -76,7 +76,7 @@ def fails(observed: Observed, record: SlotRecord) -> str:
     """
     worker = observed.workers.get(record.worker) if record.worker else None
     spec = observed.services.get(record.placed.service)
-    status = _status(observed, record)
+    status = observed.current(record)
     if worker is None or spec is None or status is None or worker.liveness is not Liveness.LIVE:
         return ""
     if not spec.disconnect.replace or not spec.covers(record.revision):
@@ -108,12 +108,8 @@ def forgiven(observed: Observed) -> Iterator[Forgive]:
 
 
 def _is_up(observed: Observed, record: SlotRecord) -> bool:
-    status = _status(observed, record)
+    status = observed.current(record)
     return status is not None and status.ready and not is_hopeless(status)
-
-
-def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
-    return observed.status(record.worker, record.key) if record.worker else None
 
 
 class Places:
@@ -123,7 +119,7 @@ class Places:
         self._observed = observed
         self._failing: defaultdict[ServiceId, dict[str, str]] = defaultdict(dict)
         for slot, record in observed.slots.items():
-            status, spec = _status(observed, record), observed.services.get(slot.service)
+            status, spec = observed.current(record), observed.services.get(slot.service)
             if status is None or status.failures is None or spec is None or not is_hopeless(status):
                 continue
             if record.worker is not None and spec.covers(record.revision):

@@ -196,7 +196,7 @@ def _moving(observed: Observed) -> tuple[Counter[ServiceId], Counter[ServiceId]]
         else:
             here = not _is_lost(observed, record.worker)
             on_its_way = updated and here and not _is_proven(observed, record)
-        status = _status(observed, record)
+        status = _live(observed, record)
         over = record.leaving is None and status is not None and is_over(status)
         if record.leaving is not None or (on_its_way and not over):
             counted[slot.service] += 1
@@ -254,11 +254,11 @@ def _is_proven(observed: Observed, record: SlotRecord) -> bool:
 
 
 def _is_ready(observed: Observed, record: SlotRecord) -> bool:
-    status = _status(observed, record)
+    status = _live(observed, record)
     return status is not None and status.ready
 
 
-def _status(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
-    if record.worker is None or _is_lost(observed, record.worker):
-        return None
-    return observed.status(record.worker, record.key)
+def _live(observed: Observed, record: SlotRecord) -> InstanceStatus | None:
+    """Return how a slot's current attempt is; None: unknown, as after the loss of its worker."""
+    lost = record.worker is not None and _is_lost(observed, record.worker)
+    return None if lost else observed.current(record)

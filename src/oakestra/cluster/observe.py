@@ -96,6 +96,10 @@ class Observed:
         said = next((seen.statuses[name] for name in reversed(names) if name in seen.statuses), None)
         return replace(said, key=key) if said is not None else None
 
+    def current(self, record: SlotRecord) -> InstanceStatus | None:
+        """Return what was said last of a slot's current attempt; None: nothing, or no worker has it."""
+        return self.status(record.worker, record.key) if record.worker is not None else None
+
     def is_done(self, record: SlotRecord) -> bool:
         """Tell whether a one-shot instance has done its work, as its service is now."""
         spec = self.services.get(record.placed.service)

@@ -128,7 +128,7 @@ def _completed(observed: Observed) -> Iterator[Finish]:
     """Yield every instance that was seen to have done its work."""
     for slot, record in observed.slots.items():
         spec = observed.services.get(slot.service)
-        status = observed.status(record.worker, record.key) if record.worker else None
+        status = observed.current(record)
         if spec is not None and status is not None and is_done(spec, status) and not observed.is_done(record):
             yield Finish(slot=slot, status=replace(status, worker=record.worker or WorkerId("")))
 
@@ -178,7 +178,7 @@ def _withdrawals(observed: Observed, adopted: set[Adopted]) -> Iterator[Withdraw
         if slot in moved:
             yield Withdraw(key=record.key, worker=record.worker, reason="a later attempt was found running")
         elif why and spec is not None and is_set_aside(observed, record):
-            seen = observed.status(record.worker, record.key)
+            seen = observed.current(record)
             restart = seen.restart if seen else 0
             yield SetAside(
                 slot=slot,
@@ -313,7 +313,7 @@ def _given_up(observed: Observed, record: SlotRecord) -> str:
 
 def _lives(observed: Observed, record: SlotRecord) -> bool:
     """Tell whether an attempt runs, or has come to its end, so that its worker need not start it."""
-    status = observed.status(record.worker, record.key)
+    status = observed.current(record)
     return status is not None and status.phase in _LIVES
 
 

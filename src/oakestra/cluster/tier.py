@@ -28,6 +28,7 @@ from oakestra.cluster.state import ClusterState, SlotRecord, WorkerRecord, Worke
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
+from oakestra.control.logs import counted
 from oakestra.control.loop import Loop
 from oakestra.control.settled import Settled
 from oakestra.model.errors import Invalid
@@ -341,7 +342,7 @@ class Cluster:
         self._tell(before, decisions)
         apply(self.state, decisions)
         if decisions:
-            logger.info("decided", extra=_counts(decisions))
+            logger.info("decided", extra=counted(decisions))
         decided = self._changes() != changes
         observed = self._observe() if decided else before
         payloads = self._render(observed)
@@ -574,8 +575,3 @@ def _incarnation(record: WorkerRecord, request: JoinWorker) -> int:
     if request.incarnation >= record.incarnation:
         return request.incarnation
     return record.incarnation + 1
-
-
-def _counts(decisions: tuple[object, ...]) -> Mapping[str, int]:
-    names = [type(decision).__name__.lower() for decision in decisions]
-    return {name: names.count(name) for name in sorted(set(names))}

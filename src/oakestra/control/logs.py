@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -36,6 +37,12 @@ def configure(*, level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [stream]
     root.setLevel(level.upper())
+
+
+def counted(things: Sequence[object]) -> dict[str, int]:
+    """Return how many of each kind there are, for a log line."""
+    kinds = [type(thing).__name__.lower() for thing in things]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
 def keep_small(path: Path, *, bytes_max: int) -> None:

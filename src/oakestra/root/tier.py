@@ -13,6 +13,7 @@ from typing import Any
 from oakestra.control.clock import Clock
 from oakestra.control.entropy import new_id
 from oakestra.control.failpoints import Point, reach
+from oakestra.control.logs import counted
 from oakestra.control.loop import Loop
 from oakestra.control.settled import Settled
 from oakestra.model.errors import Conflict, Invalid
@@ -257,7 +258,7 @@ class Root:
         self._tell(observed, decisions)
         apply(self.state, decisions, now_wall_s=self._clock.wall_s())
         if decisions:
-            logger.info("decided", extra=_counts(decisions))
+            logger.info("decided", extra=counted(decisions))
         decided = self._changes() != changes
         observed = self._observe() if decided else observed
         same = self._rendered is not None and self._alike(self._rendered, observed)
@@ -392,8 +393,3 @@ def _names(observed: Observed) -> story.Names:
 def _left_something(decisions: tuple[object, ...]) -> bool:
     """Tell whether another pass may find more to do: tombstones go one step per pass."""
     return any(type(decision).__name__.startswith("Forget") for decision in decisions)
-
-
-def _counts(decisions: tuple[object, ...]) -> dict[str, int]:
-    names = [type(decision).__name__.lower() for decision in decisions]
-    return {name: names.count(name) for name in sorted(set(names))}
