@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -20,29 +20,22 @@ class Ledger:
 
     def __init__(self, observed: Observed, gone: set[Withdrawn], *, vcpu_overcommit: float) -> None:
         self._observed = observed
-        self._used: defaultdict[WorkerId, Resources] = defaultdict(Resources)
-        self._ports: defaultdict[WorkerId, set[tuple[str, int]]] = defaultdict(set)
-        self._services: defaultdict[WorkerId, Counter[ServiceId]] = defaultdict(Counter)
+        self._held: defaultdict[WorkerId, list[tuple[ServiceId, Held]]] = defaultdict(list)
         self._overcommit = vcpu_overcommit
         self._lists: dict[ServiceId, list[WorkerCandidate]] = {}
         self._places = {id: place for place, id in enumerate(sorted(observed.workers))}
         for worker, service, held in _holdings(observed, gone):
             spec = observed.services.get(service)
             if spec is not None:
-                self._count(worker, service, held or as_asked(spec))
+                self._held[worker].append((service, held or as_asked(spec)))
 
     def reserve(self, worker: WorkerId, spec: ServiceSpec) -> None:
         """Count one more instance of a service on a worker."""
-        self._count(worker, spec.id, as_asked(spec))
+        self._held[worker].append((spec.id, as_asked(spec)))
         seen = self._observed.workers.get(worker)
         if seen is not None:
             for service, candidates in self._lists.items():
                 candidates[self._places[worker]] = self.candidate(seen, service)
-
-    def _count(self, worker: WorkerId, service: ServiceId, held: Held) -> None:
-        self._used[worker] += held.resources
-        self._ports[worker].update((port.protocol.value, port.host_port) for port in held.ports)
-        self._services[worker][service] += 1
 
     def candidates(self, service: ServiceId) -> list[WorkerCandidate]:
         """Return every worker as it is now, for an instance of this service; do not change the list."""
@@ -54,22 +47,25 @@ class Ledger:
 
     def instances(self, worker: WorkerId) -> int:
         """Return how many instances hold room on a worker now."""
-        return self._services[worker].total()
+        return len(self._held[worker])
 
     def candidate(self, worker: WorkerSeen, service: ServiceId) -> WorkerCandidate:
         """Return a worker as it is now, for an instance of this service."""
         record = worker.record
+        held = self._held[record.id]
         total = overcommitted(record.capacity.resources, self._overcommit)
         return WorkerCandidate(
             id=record.id,
             name=record.name,
             unusable=_unusable(self._observed, worker),
             capacity=record.capacity,
-            free=total - self._used[record.id],
+            free=total - Resources.total(one.resources for _, one in held),
             total=total,
-            ports_taken=frozenset(self._ports[record.id]),
-            instances=self._services[record.id].total(),
-            siblings=self._services[record.id][service],
+            ports_taken=frozenset(
+                (port.protocol.value, port.host_port) for _, one in held for port in one.ports
+            ),
+            instances=len(held),
+            siblings=sum(other == service for other, _ in held),
         )
 
 

@@ -54,7 +54,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
-from oakestra.wire.sequence import ahead, digest, outdated
+from oakestra.wire.sequence import ahead, outdated
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,8 @@ class Cluster:
         self._adopt_until_s = float("inf") if new_store else self._since_s
         self._told: ClusterAssignment | None = None
         self._report = ClusterReport(version=Version(), applied=Version(), complete=False)
-        self._report_digest = ""
+        self._said: ClusterReport | None = None
+        """The last report as it was before it got its version."""
         self._report_epoch = int(clock.wall_s() * 1000)
         self._report_due = False
         self._settled = Settled(only_time_passed, resync_s=tuning.resync_s)
@@ -438,9 +439,8 @@ class Cluster:
         report = cluster_report(
             observed, applied=self.state.root.applied, vcpu_overcommit=self._tuning.vcpu_overcommit
         )
-        content = digest(report)
-        if content != self._report_digest:
-            self._report_digest = content
+        if report != self._said:
+            self._said = report
             version = Version(epoch=self._report_epoch, generation=self._report.version.generation + 1)
             self._report = replace(report, version=version)
             self._report_due = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -111,6 +111,18 @@ class Resources:
             vtpus=max(piece.vtpus for piece in pieces),
             storage_mib=max(piece.storage_mib for piece in pieces),
         )
+
+    @classmethod
+    def total(cls, pieces: Iterable[Resources]) -> Resources:
+        """Return the sum of all these."""
+        memory_mib = vcpus = vgpus = vtpus = storage_mib = 0
+        for piece in pieces:
+            memory_mib += piece.memory_mib
+            vcpus += piece.vcpus
+            vgpus += piece.vgpus
+            vtpus += piece.vtpus
+            storage_mib += piece.storage_mib
+        return cls(memory_mib=memory_mib, vcpus=vcpus, vgpus=vgpus, vtpus=vtpus, storage_mib=storage_mib)
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(

@@ -39,6 +39,7 @@ from oakestra.transport.inflow import Entry
 from oakestra.wire.native import (
     Beat,
     Call,
+    ClusterAssignment,
     ClusterJoined,
     ClusterReport,
     JoinCluster,
@@ -96,6 +97,8 @@ class Root:
         self._since_s = clock.uptime_s()
         self._resend: set[ClusterId] = set()
         self._resent_s: dict[ClusterId, float] = {}
+        self._said: dict[ClusterId, tuple[ClusterAssignment, str]] = {}
+        """What each cluster was told last, without its version, and the digest of that."""
         self._answered_s: dict[ClusterId, float] = {}
         self._copied = False
         """These records are an older copy: a cluster was told something by them, or by later ones, that they do not know."""
@@ -321,11 +324,16 @@ class Root:
         now_s = self._clock.uptime_s()
         payloads: dict[ClusterId, bytes] = {}
         self._resend &= observed.clusters.keys()
+        before, self._said = self._said, {}
         for cluster, assignment in cluster_assignments(observed).items():
             if self.state.clusters[cluster].generation and not self._has_spoken(cluster):
                 self._resend.discard(cluster)  # it is told when it speaks
                 continue
-            version, changed = stamp(self.state, cluster, digest(assignment))
+            said = before.get(cluster)
+            if said is None or said[0] != assignment:  # to compare is much less work than to digest
+                said = (assignment, digest(assignment))
+            self._said[cluster] = said
+            version, changed = stamp(self.state, cluster, said[1])
             resent_s = self._resent_s.get(cluster, float("-inf"))
             missed = cluster in self._resend and now_s - resent_s >= RESEND_EVERY_S
             if changed or missed:

@@ -38,7 +38,7 @@ from oakestra.wire.native import (
     decode,
     encode,
 )
-from oakestra.wire.sequence import digest, outdated
+from oakestra.wire.sequence import outdated
 from oakestra.worker.desired import Desired, accept, adopt, edit, follow, release
 from oakestra.worker.execute import Machinery, carry_out, found
 from oakestra.worker.health.probes import Prober
@@ -143,7 +143,8 @@ class Worker:
         self._tasks: asyncio.TaskGroup | None = None
         self._report = WorkerReport(version=Version(), applied=Version(), complete=False)
         self._report_epoch = int(clock.wall_s() * 1000)
-        self._report_digest = ""
+        self._said: WorkerReport | None = None
+        """The last report as it was before it and what it tells of got their numbers."""
         self._report_due = False
         self._loop = Loop(self._pass, resync_s=resync_s)
         self._watch = HealthWatch(prober, clock=clock, wake=self._loop.wake)
@@ -490,9 +491,8 @@ class Worker:
             capacity=self._machine.capacity(),
             trouble=self._machine.trouble() or self._trouble or observed.network_trouble,
         )
-        content = digest(report)
-        if content != self._report_digest:
-            self._report_digest = content
+        if report != self._said:
+            self._said = report
             generation = self._report.version.generation + 1
             numbered = self._numbered((self.desired.boots << 32) + generation, report.statuses)
             version = Version(epoch=self._report_epoch, generation=generation)

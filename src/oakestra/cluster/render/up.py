@@ -136,8 +136,8 @@ def _aggregates(candidates: Mapping[WorkerId, WorkerCandidate]) -> Iterator[Aggr
             architecture=architecture,
             virtualization=virtualization,
             workers=len(members),
-            total=sum((member.total for member in members), Resources()),
-            free=sum((member.free for member in members), Resources()),
+            total=Resources.total(member.total for member in members),
+            free=Resources.total(member.free for member in members),
             largest_free=Resources.largest([member.free for member in members]),
         )
 
