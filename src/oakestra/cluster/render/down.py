@@ -11,6 +11,7 @@ from oakestra.model.address import Peer, worker_subnet
 from oakestra.model.ids import OrganizationId, WorkerId
 from oakestra.model.instance import InstanceKey
 from oakestra.model.service import ServiceSpec
+from oakestra.scheduling.liveness import Liveness
 from oakestra.wire.native import AssignedInstance, ClusterAssignment, Version, WorkerAssignment
 from oakestra.wire.sequence import digest
 
@@ -19,16 +20,44 @@ Rendered = tuple[WorkerAssignment, str]
 
 
 class Rendering:
-    """Renders assignments, and remembers them: most workers are concerned by little of what happens."""
+    """Renders assignments, and remembers them: most of what happens concerns nobody, and the rest few workers."""
 
     def __init__(self) -> None:
         self._led: dict[OrganizationId, tuple[object, tuple[Led, ...]]] = {}
         self._last: dict[WorkerId, tuple[_Content, Rendered]] = {}
+        self._basis: tuple[object, ...] = ()
+        self._led_to: dict[WorkerId, tuple[object, tuple[object, ...]]] = {}
+        """What of each worker's word others may be led to, and the word it is from."""
 
     def worker_assignments(
         self, observed: Observed, remote: ClusterAssignment | None
     ) -> dict[WorkerId, Rendered]:
         """Return what each worker should have, without versions."""
+        basis = self._basis_of(observed, remote)
+        if basis != self._basis:
+            self._basis = basis
+            self._render(observed, remote)
+        return {id: rendered for id, (_, rendered) in self._last.items()}
+
+    def _basis_of(self, observed: Observed, remote: ClusterAssignment | None) -> tuple[object, ...]:
+        """Return all that assignments follow from: how far an instance is on its way to be ready is not part of it."""
+        self._led_to = {id: self._word(id, worker) for id, worker in observed.workers.items()}
+        workers = [
+            (worker.record, worker.reported, worker.liveness is Liveness.LOST, self._led_to[id][1])
+            for id, worker in observed.workers.items()
+        ]
+        unproven = observed.unproven_s.keys()
+        return (observed.slots, observed.services, observed.withdrawals, unproven, workers, remote)
+
+    def _word(self, id: WorkerId, worker: WorkerSeen) -> tuple[object, tuple[object, ...]]:
+        known = self._led_to.get(id)
+        if known is not None and known[0] is worker.statuses:
+            return known
+        return worker.statuses, tuple(
+            (key, status.namespace, status.ready) for key, status in worker.statuses.items()
+        )
+
+    def _render(self, observed: Observed, remote: ClusterAssignment | None) -> None:
         routes = Routes(observed, remote, self._led)
         held: defaultdict[WorkerId, list[AssignedInstance]] = defaultdict(list)
         for _, record in sorted(observed.slots.items()):
@@ -49,7 +78,6 @@ class Rendering:
                 last = (content, (assignment, digest(assignment)))
             self._last[id] = last
         self._led = routes.led
-        return {id: rendered for id, (_, rendered) in self._last.items()}
 
 
 class _Content(NamedTuple):
