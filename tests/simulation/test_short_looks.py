@@ -1,4 +1,4 @@
-"""Passes that look only at what is not settled, and assignments that are remembered, change nothing that happens."""
+"""Passes that look only at what is not settled, and what is remembered instead of rendered, change nothing that happens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from oakestra.cluster.render.down import Rendering
 from oakestra.control.settled import Settled
 from oakestra.simulation import seeds
 from oakestra.simulation.faults import Event, Faults, draw_faults
+from oakestra.worker.overlay import overlay
+from oakestra.worker.plumbing import Plumbing
 
 SEEDS = range(300, 306)
 
@@ -37,4 +39,6 @@ def _played(*, thoroughly: bool) -> list[str]:
         setattr(Settled, "holds", lambda *_, **__: False)  # noqa: B010 - a class of ours is broken on purpose
         render: Callable[..., object] = Rendering.worker_assignments
         setattr(Rendering, "worker_assignments", lambda _, *seen: render(Rendering(), *seen))  # noqa: B010 - likewise
+        anew = lambda plumbing, seen: overlay(seen, underlay_v4=plumbing._underlay_v4)  # noqa: E731 - as above
+        setattr(Plumbing, "_overlay", anew)  # noqa: B010 - likewise
     return [seeds.play(seed).digest for seed in SEEDS]

@@ -11,6 +11,12 @@ from oakestra.worker.observe import Observed
 from oakestra.worker.plan import running, unwell
 
 
+def basis(observed: Observed) -> tuple[object, ...]:
+    """Return all that an overlay follows from besides what is desired: what runs, how well, and what is attached."""
+    here = [(instance.number, bool(unwell(observed, instance))) for instance in running(observed)]
+    return (here, observed.attached)
+
+
 def overlay(observed: Observed, *, underlay_v4: str) -> Overlay:
     """Return what the kernel should do now.
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from oakestra.control.clock import Clock
 from oakestra.model.address import Subnet
 from oakestra.model.errors import OakestraError
-from oakestra.network import Network
+from oakestra.network import Network, Overlay
+from oakestra.worker.desired import Desired
 from oakestra.worker.observe import Observed
-from oakestra.worker.overlay import overlay
+from oakestra.worker.overlay import basis, overlay
 from oakestra.worker.plan import running
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Plumbing:
         self._prepared_for: tuple[Subnet, ...] = ()
         self._prepare_due_s = 0.0
         self._troubled_since_s = 0.0
+        self._last: tuple[Desired, tuple[object, ...], Overlay] | None = None
+        """The last overlay, and what it followed from."""
 
     @property
     def lasting_trouble(self) -> str:
@@ -51,7 +54,7 @@ class Plumbing:
             return
         self._prepared_for = ()
         try:
-            await self._network.prepare(overlay(observed, underlay_v4=self._underlay_v4))
+            await self._network.prepare(self._overlay(observed))
         except OakestraError as error:
             self._note(error)
             return
@@ -63,7 +66,7 @@ class Plumbing:
         if not self._prepared_for:
             return
         try:
-            applied = await self._network.apply(overlay(observed, underlay_v4=self._underlay_v4))
+            applied = await self._network.apply(self._overlay(observed))
         except OakestraError as error:
             self._note(error)
             return
@@ -72,6 +75,12 @@ class Plumbing:
         self.refused_ports = {
             (port.protocol.value, port.host_port): why for port, why in applied.refused_ports
         }
+
+    def _overlay(self, observed: Observed) -> Overlay:
+        desired, follows = observed.desired, basis(observed)
+        if self._last is None or self._last[0] is not desired or self._last[1] != follows:
+            self._last = (desired, follows, overlay(observed, underlay_v4=self._underlay_v4))
+        return self._last[2]
 
     def _note(self, error: OakestraError) -> None:
         if self.trouble != str(error):

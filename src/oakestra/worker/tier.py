@@ -303,10 +303,11 @@ class Worker:
             for number, seen in observed.containers.items()
             if number not in known and (instance := found(seen)) is not None
         ]
-        before = self.desired
-        await self._keep(lambda desired: adopt(desired, strangers))
-        if self.desired != before:
-            reach(Point.WORKER_ADOPTED)
+        if strangers:
+            before = self.desired
+            await self._keep(lambda desired: adopt(desired, strangers))
+            if self.desired != before:
+                reach(Point.WORKER_ADOPTED)
         self._looked.set()
 
     async def _accept(self) -> None:

@@ -301,3 +301,14 @@ def test_a_prober_that_hangs_holds_nothing_up() -> None:
         assert scene.now(service(51)).ready
 
     act(story)
+
+
+def test_what_is_attached_has_its_addresses_although_it_never_runs() -> None:
+    async def story(scene: Scene) -> None:
+        scene.host.unmakeable[UNCHECKED.image] = "no device"
+        scene.worker.assign(UNCHECKED)
+        await asyncio.sleep(5.0)
+        assert scene.now(UNCHECKED).phase is Phase.ATTACHED
+        assert [source.instance for source in scene.kernel.overlay.sources]
+
+    act(story)
