@@ -65,9 +65,16 @@ def _out_of_reach(observed: Observed, record: SlotRecord, worker: WorkerSeen | N
 
 
 def moves(
-    observed: Observed, ledger: Ledger, places: Places, attempts: Mapping[Slot, int], *, besides: set[Slot]
+    observed: Observed,
+    ledger: Ledger,
+    places: Places,
+    attempts: Mapping[Slot, int],
+    *,
+    held: Mapping[Slot, WorkerId],
+    besides: set[Slot],
 ) -> Iterator[Move | Withdraw | Unplaceable]:
-    """Yield the next moves. `attempts` is the highest attempt anybody reported of each slot."""
+    """Yield the next moves. `attempts` is the highest attempt anybody reported of each slot, `held` who holds what must
+    go of each."""
     if observed.adopting:
         return
     moving, failing = _moving(observed)
@@ -79,6 +86,10 @@ def moves(
         ready = _is_ready(observed, record)
         waits_for = moving[slot.service] + (0 if spec.covers(record.revision) else failing[slot.service])
         if ready and waits_for >= spec.update.parallel:
+            continue
+        wait = must_wait(observed, record, held.get(slot))
+        if wait:
+            yield Unplaceable(slot=slot, reason=f"{why}, but it stays: an earlier attempt {wait}")
             continue
         choice = _successor(ledger, spec, record, places.avoided(slot), ready=ready)
         moving[slot.service] += not isinstance(choice, NoChoice)  # what can only stay is not on its way
@@ -101,30 +112,78 @@ def moves(
 
 def still_held(observed: Observed, gone: set[Withdrawn]) -> Mapping[Slot, WorkerId]:
     """Return the slots of which an attempt that must go is waited for, and who holds it: a worker that can end it, or
-    any at all where two would do harm. What is `gone` is none."""
-    return {
-        key.slot: id
-        for id, key in observed.withdrawals
-        if (id, key) not in gone and (_can_end(observed, id) or _runs_alone(observed, key))
-    }
+    any at all where two would do harm; who cannot end it is named before who can. What is `gone` is none."""
+    holding = [
+        (key.slot, id, _can_end(observed, id))
+        for id, key in (*observed.withdrawals, *_told_by_the_lost(observed))
+        if (id, key) not in gone and (_can_end(observed, id) or _runs_alone(observed, key.service))
+    ]
+    return {slot: id for slot, id, _ in sorted(holding, key=lambda one: one[2], reverse=True)}
+
+
+def _told_by_the_lost(observed: Observed) -> Iterator[Withdrawn]:
+    """Yield what lost workers said that they run of other slots than those that are there: a new store adopts nothing of
+    theirs."""
+    for id, worker in observed.workers.items():
+        if worker.liveness is Liveness.LOST:
+            yield from ((id, key) for key in worker.statuses if not _is_there(observed, id, key))
+
+
+def _is_there(observed: Observed, id: WorkerId, key: InstanceKey) -> bool:
+    record = observed.slots.get(key.slot)
+    return record is not None and ((id, key) in record.attempts or record.renamed(id, key) is not None)
 
 
 def _can_end(observed: Observed, id: WorkerId) -> bool:
     return not _is_lost(observed, id) and not observed.workers[id].trouble
 
 
-def _runs_alone(observed: Observed, key: InstanceKey) -> bool:
-    spec = observed.services.get(key.service)
+def _runs_alone(observed: Observed, service: ServiceId) -> bool:
+    spec = observed.services.get(service)
     return spec is not None and spec.runs_alone
 
 
 def going(observed: Observed, ended: Iterable[Withdraw]) -> set[Slot]:
-    """Return the slots of which a worker that can end them is told so now, or will be once that is decided."""
+    """Return the slots of which a worker is told so now, or will be once that is decided, to end what it has: one that
+    can, or any at all where two would do harm."""
     aside = (
         (record.aside.worker, slot) for slot, record in observed.slots.items() if record.aside is not None
     )
     told = ((decision.worker, decision.key.slot) for decision in ended)
-    return {slot for id, slot in (*aside, *told) if _can_end(observed, id)}
+    return {
+        slot
+        for id, slot in (*aside, *told)
+        if _can_end(observed, id) or (id in observed.workers and _runs_alone(observed, slot.service))
+    }
+
+
+def must_wait(observed: Observed, record: SlotRecord, holder: WorkerId | None) -> str:
+    """Say why a slot may not be placed yet: it may still run where it did before these records were begun, or on the
+    worker that was told to end it, and cannot."""
+    if observed.adopting:
+        return "waiting for workers to report what they run"
+    spec, before = observed.services.get(record.placed.service), observed.workers.get(record.seen_on)
+    if spec is None:
+        return ""
+    remembered = record.may_still_run(spec)
+    anew = "if that machine is gone for good, remove this instance and ask for another"
+    if remembered and not (before is not None and before.complete):
+        unheard = "has not reported since this cluster lost its records"
+        return _may_still_run(before.record.name if before else record.seen_on, unheard, anew)
+    worker = observed.workers.get(holder) if holder else None
+    if holder is None or worker is None or not spec.runs_alone or _can_end(observed, holder):
+        return ""
+    name = worker.record.name
+    if worker.liveness is not Liveness.LOST:
+        return _may_still_run(name, f"cannot end it: {worker.trouble}", "it waits until that is mended")
+    remedy = anew if remembered else f"if that machine is gone for good: oak worker rm {name}"
+    return _may_still_run(name, "is lost and has not said that it ended it", remedy)
+
+
+def _may_still_run(name: str, why: str, remedy: str) -> str:
+    return (
+        f"may still run on worker {name}, which {why}, and must not run twice (disconnect.replace); {remedy}"
+    )
 
 
 def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec | None) -> str:

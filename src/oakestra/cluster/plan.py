@@ -25,7 +25,7 @@ from oakestra.cluster.decisions import (
 )
 from oakestra.cluster.elsewhere import Places, choose, exhausted, forgiven, tried_elsewhere
 from oakestra.cluster.ledger import Ledger
-from oakestra.cluster.moves import finished, fits_after, going, moves, still_held
+from oakestra.cluster.moves import finished, fits_after, going, moves, must_wait, still_held
 from oakestra.cluster.observe import Observed, Withdrawn, WorkerSeen
 from oakestra.cluster.reconcile import called_off, is_set_aside, returned
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord
@@ -73,7 +73,7 @@ def plan(observed: Observed, *, vcpu_overcommit: float) -> tuple[Decision, ...]:
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in (*placed, *back)}
     tried = tuple(tried_elsewhere(observed, ledger, places, seen, besides=touched))
     touched |= {d.key.slot if isinstance(d, Withdraw) else d.slot for d in tried}
-    moved = tuple(moves(observed, ledger, places, seen, besides=touched))
+    moved = tuple(moves(observed, ledger, places, seen, held=held, besides=touched))
     granted = tuple(_grants(observed, ledger))
     left = tuple(_services_left(observed, {(d.worker, d.key) for d in forgotten}))
     relieved = tuple(decision for decision in turned if isinstance(decision, Relieve))
@@ -104,7 +104,7 @@ def remedies(
     answers: dict[Slot, str] = {}
     for record in records:
         slot, spec = record.placed.slot, observed.services.get(record.placed.service)
-        if spec is None or _must_wait(observed, record, held.get(slot)):
+        if spec is None or must_wait(observed, record, held.get(slot)):
             answers[slot] = ""
             continue
         _, avoided = places.avoided(slot)
@@ -232,7 +232,7 @@ def _placements(
         spec = observed.services.get(slot.service)
         if spec is None:
             continue
-        wait = _must_wait(observed, record, held.get(slot))
+        wait = must_wait(observed, record, held.get(slot))
         if wait:
             yield Unplaceable(slot=slot, reason=wait)
             continue
@@ -256,29 +256,6 @@ def _placements(
                 why = f"its successor fits only in its place: {leaving.reason}"
                 yield Withdraw(key=record.leaving_key, worker=leaving.worker, reason=why)
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
-
-
-def _must_wait(observed: Observed, record: SlotRecord, holder: WorkerId | None) -> str:
-    """Say why a slot may not be placed yet: it may still run where it did before these records were begun, or on the
-    worker that was told to end it, and is lost."""
-    if observed.adopting:
-        return "waiting for workers to report what they run"
-    spec, worker = observed.services.get(record.placed.service), observed.workers.get(record.seen_on)
-    if spec is None:
-        return ""
-    if record.may_still_run(spec) and not (worker is not None and worker.complete):
-        name = worker.record.name if worker else record.seen_on
-        return (
-            f"may still run on worker {name}, which has not reported since this cluster lost its records, and must not run "
-            "twice (disconnect.replace); if that machine is gone for good, remove this instance and ask for another"
-        )
-    lost = observed.workers.get(holder) if holder else None
-    if lost is None or not spec.runs_alone or lost.liveness is not Liveness.LOST:
-        return ""
-    return (
-        f"may still run on worker {lost.record.name}, which is lost and has not said that it ended it, and must not run "
-        f"twice (disconnect.replace); if that machine is gone for good: oak worker rm {lost.record.name}"
-    )
 
 
 def _attempts_seen(observed: Observed) -> Counter[Slot]:
