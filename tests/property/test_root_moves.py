@@ -375,3 +375,76 @@ def test_a_drain_that_is_called_off_leaves_things_where_they_are() -> None:
     assert not country.state.withdrawals
     assert country.at() == {first: 2}
     assert {record.last_placement for record in country.state.slots.values()} == {1, 2}
+
+
+def test_what_stops_first_is_gone_from_the_cluster_that_refused_it_before_another_one_has_it() -> None:
+    """A cluster that found no room may have found some since: its refusal is old when it is out of reach for a moment."""
+    country = Country()
+    first, second = country.cluster(0), country.cluster(1)
+    country.full.add(first)
+    country.set(second, Availability.CORDONED)
+    country.want(
+        1, disconnect=DisconnectPolicy(replace=False), update=UpdatePolicy(order=UpdateOrder.STOP_FIRST)
+    )
+    country.pass_time(3)
+    assert not country.at()
+    (assigned,) = country.told[first].slots
+    country.deaf.add(first)
+    country.runs[first].add(assigned.placed)
+    country.set(second, Availability.ACTIVE)
+    for _ in range(5):
+        country.step()
+        assert country.at() == {first: 1}
+    country.deaf.clear()
+    country.full.clear()
+    for _ in range(5):
+        country.step()
+        assert country.at().total() <= 1
+    assert country.serving() == 1
+
+
+def held_by_the_lost(*, lose: str) -> tuple[Country, ClusterId, ClusterId]:
+    """Return a country where what must not run twice was taken from its first cluster just before that, or its only
+    worker, was lost; and which cluster has another instance."""
+    country = Country()
+    clusters = [country.cluster(number) for number in range(3)]
+    country.set(clusters[2], Availability.CORDONED)
+    country.want(
+        2, disconnect=DisconnectPolicy(replace=False), update=UpdatePolicy(order=UpdateOrder.STOP_FIRST)
+    )
+    country.settle(2)
+    first = country.slot(0).cluster
+    second = country.slot(1).cluster
+    assert first is not None
+    assert second is not None
+    assert first != second
+    country.set(clusters[2], Availability.ACTIVE)
+    country.set(first, Availability.DRAINING)
+    country.deaf.add(first)
+    country.step()
+    assert country.slot(0).cluster is None
+    country.deaf.clear()
+    getattr(country, lose).add(first)
+    country.pass_time(30)
+    return country, first, second
+
+
+@pytest.mark.parametrize(("lose", "remedy"), [("cut", "oak cluster rm c0"), ("dead", "oak worker rm c0w1")])
+def test_what_must_never_run_twice_says_whom_it_waits_for(lose: str, remedy: str) -> None:
+    country, first, _ = held_by_the_lost(lose=lose)
+    assert country.slot(0).cluster is None
+    assert country.slot(0).reason.startswith("may still run")
+    assert country.slot(0).reason.endswith(remedy)
+    getattr(country, lose).clear()
+    country.pass_time(5)
+    assert country.slot(0).cluster not in (None, first)
+    assert country.serving() == 2
+
+
+@pytest.mark.parametrize("lose", ["cut", "dead"])
+def test_what_waits_for_the_lost_keeps_nothing_else_from_moving(lose: str) -> None:
+    country, _, second = held_by_the_lost(lose=lose)
+    country.set(second, Availability.DRAINING)
+    country.pass_time(10)
+    assert country.slot(1).cluster not in (None, second)
+    assert country.serving() == 1

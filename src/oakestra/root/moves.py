@@ -131,16 +131,34 @@ def still_serving(observed: Observed, record: SlotRecord) -> InstanceStatus | No
     return replace(earlier, reason=f"is being moved, {record.leaving.reason}: {_how_far(observed, record)}")
 
 
-def still_held(observed: Observed) -> set[Slot]:
-    """Return the slots without a place of which a cluster still holds a placement that must go, and may be seen to go."""
-    return {
-        placed.slot
-        for placed, withdrawal in observed.withdrawals.items()
-        if (record := observed.slots.get(placed.slot))
-        and record.cluster is None
-        and (cluster := observed.clusters.get(withdrawal.cluster))
-        and not _is_given_up(observed, placed, cluster)
-    }
+def still_held(observed: Observed) -> Mapping[Slot, str]:
+    """Return the slots without a place of which a cluster still holds a placement that must go, and may be seen to go;
+    and, of those that wait for somebody who is lost, for whom, and what to do about it."""
+    held: dict[Slot, str] = {}
+    for placed, withdrawal in sorted(observed.withdrawals.items()):
+        record, cluster = observed.slots.get(placed.slot), observed.clusters.get(withdrawal.cluster)
+        if record is None or record.cluster is not None or cluster is None:
+            continue
+        if not _is_given_up(observed, placed, cluster):
+            held[placed.slot] = held.get(placed.slot) or _may_still_run(observed, placed, cluster)
+    return held
+
+
+def _may_still_run(observed: Observed, placed: Placement, cluster: ClusterSeen) -> str:
+    """Say who would have to return to end what must never run twice; nothing if it is out of nobody's reach."""
+    worker = cluster.worker_with(placed)
+    if _may_be_replaced(observed, placed.slot):
+        return ""
+    if cluster.liveness is Liveness.LOST:
+        kind, name = "cluster", cluster.record.name
+    elif worker is not None and _is_on_lost_worker(cluster, placed):
+        kind, name = "worker", worker.name
+    else:
+        return ""
+    return (
+        f"may still run {'in' if kind == 'cluster' else 'on'} {kind} {name}, which is lost and has not said that it ended "
+        f"it, and must not run twice (disconnect.replace); if that is gone for good: oak {kind} rm {name}"
+    )
 
 
 def _is_given_up(observed: Observed, placed: Placement, cluster: ClusterSeen) -> bool:
@@ -161,10 +179,10 @@ def _is_on_lost_worker(cluster: ClusterSeen, placed: Placement) -> bool:
     return worker is not None and worker.liveness == Liveness.LOST.value
 
 
-def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]:
+def on_their_way(observed: Observed, withdrawn: Mapping[Slot, str]) -> Counter[ServiceId]:
     """Count what of each service moves, or was taken away to move: so much its update policy limits.
 
-    `withdrawn` are the slots still held somewhere. Who starts first takes nothing away, so what does not get ready
+    `withdrawn` are the slots still held somewhere, and who is waited for that is lost. Who starts first takes nothing away, so what does not get ready
     for other reasons keeps nothing from moving.
     """
     counted: Counter[ServiceId] = Counter()
@@ -173,8 +191,9 @@ def on_their_way(observed: Observed, withdrawn: set[Slot]) -> Counter[ServiceId]
         if service is None or not record.wanted:
             continue
         stops_first = service.spec.update.order is UpdateOrder.STOP_FIRST
-        # with verdicts it only waits for room: counting that would let nothing else of its service ever move
-        waits = record.cluster is None and slot not in withdrawn and bool(record.verdicts)
+        # with verdicts it only waits for room, or it waits for somebody who is lost: counting that would let nothing else
+        # of its service ever move
+        waits = record.cluster is None and bool(withdrawn.get(slot, record.verdicts))
         away = not waits if record.cluster is None else _starts(observed, record)
         if _leaves(observed, record) or (stops_first and away):
             counted[slot.service] += 1

@@ -309,6 +309,7 @@ def _placements(
             continue
         stops_first = service.spec.update.order is UpdateOrder.STOP_FIRST
         if record.cluster is None and stops_first and slot in withdrawn:
+            yield from _waits(slot, withdrawn[slot])
             continue  # the earlier placement must be gone before there is another
         choose = partial(choose_cluster, candidates=ledger.candidates(slot))
         tries = [each for each in avoided(observed, slot) if each]
@@ -317,9 +318,9 @@ def _placements(
             yield Unplaceable(slot=slot, reason=verdict.reason, verdicts=verdict.verdicts)
             continue
         moving[slot.service] += serves
-        if asked and stops_first:
-            yield Withdraw(placed=record.placed, cluster=_home(record), reason=asked)
-            continue
+        if stops_first and (asked or _refuses(observed, record)):
+            yield Withdraw(placed=record.placed, cluster=_home(record), reason=asked or why)
+            continue  # a refusal may be old by now: perhaps room was found since
         given = ledger.give(record, service.spec, verdict, because=asked if serves else "")
         if serves:
             yield _moved(given, asked)
@@ -329,6 +330,12 @@ def _placements(
         elif record.cluster is not None:
             yield Withdraw(placed=record.placed, cluster=record.cluster, reason=why or asked)
         yield given
+
+
+def _waits(slot: Slot, why: str) -> Iterator[Unplaceable]:
+    """Say for whom a slot waits, if nobody knows whether that ends."""
+    if why:
+        yield Unplaceable(slot=slot, reason=why)
 
 
 def _moved(given: Place, why: str) -> Move:
@@ -386,6 +393,12 @@ def _why_move(observed: Observed, record: SlotRecord, spec: ServiceSpec) -> str:
     if cluster.liveness is not Liveness.LOST:
         return cluster.refusals.get(record.placed, "")
     return given_up(cluster, spec)
+
+
+def _refuses(observed: Observed, record: SlotRecord) -> bool:
+    """Tell whether the cluster that has a slot, and may be told to give it up, has no room for it."""
+    cluster = observed.clusters.get(record.cluster) if record.cluster else None
+    return cluster is not None and cluster.liveness is not Liveness.LOST and record.placed in cluster.refusals
 
 
 def _tombstones(
