@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from oakestra.cluster.observe import Observed, WorkerSeen
 from oakestra.cluster.render.down import Rendering
 from oakestra.cluster.state import SlotRecord, WithdrawalRecord, WorkerRecord
-from oakestra.model.address import RouteKind, host_address, worker_subnet
+from oakestra.model.address import SUBNETS_MAX, RouteKind, host_address, worker_subnet
 from oakestra.model.ids import ApplicationId, OrganizationId, ServiceId, WorkerId
 from oakestra.model.instance import InstanceKey, InstanceStatus, Phase, Placement
 from oakestra.model.machine import Capacity
 from oakestra.model.service import InstanceAddress, ServiceAddresses, ServiceSpec
 from oakestra.scheduling.liveness import Liveness
 from oakestra.wire.native import ClusterAssignment, RemoteInstance, Version, WorkerAssignment
+from town import Town
 
 ACME, OTHER = OrganizationId("a" * 24), OrganizationId("b" * 24)
 WEB, STRANGE = ServiceId("c" * 24), ServiceId("d" * 24)
@@ -130,3 +133,11 @@ def test_a_worker_keeps_routes_and_peers_until_its_last_instance_is_gone() -> No
     assert {route.tenant for route in told[SECOND].routes} == {ACME}
     assert [peer.subnet_index for peer in told[SECOND].peers] == [5]
     assert [peer.subnet_index for peer in told[FIRST].peers] == [6]
+
+
+def test_what_could_not_be_rendered_is_not_taken_for_rendered() -> None:
+    town, rendering = Town(), Rendering()
+    town.worker(SUBNETS_MAX, 1000)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="subnet indexes"):
+            rendering.worker_assignments(town.seen(), None)

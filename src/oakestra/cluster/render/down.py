@@ -35,8 +35,8 @@ class Rendering:
         """Return what each worker should have, without versions."""
         basis = self._basis_of(observed, remote)
         if basis != self._basis:
-            self._basis = basis
             self._render(observed, remote)
+            self._basis = basis
         return {id: rendered for id, (_, rendered) in self._last.items()}
 
     def _basis_of(self, observed: Observed, remote: ClusterAssignment | None) -> tuple[object, ...]:
