@@ -44,6 +44,9 @@ class Due(asyncio.TimerHandle):
         self.callback, self.arguments, self.context = callback, arguments, context
         self.when_s, self.is_off = when_s, False
 
+    def __repr__(self) -> str:
+        return f"<{self.callback!r}, due at {self.when_s:.3f} s>"
+
     def cancel(self) -> None:
         self.is_off = True
 

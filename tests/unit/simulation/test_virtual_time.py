@@ -122,3 +122,17 @@ def test_a_callback_that_raises_is_reported_and_the_rest_goes_on() -> None:
         return reported
 
     assert virtual_time.run(story()) == ["invalid literal for int() with base 10: 'no number'"]
+
+
+def test_what_a_callback_raised_is_told_with_what_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    def bad() -> None:
+        raise ValueError("for a test")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(bad)
+        await asyncio.sleep(1.0)
+
+    virtual_time.run(main())
+    (told,) = caplog.records
+    assert told.getMessage().startswith("exception in <function")
+    assert "bad" in told.getMessage().splitlines()[1]
