@@ -107,6 +107,12 @@ class Requests:
                 f"worker {worker.name} is alive and has {held} instance{'' if held == 1 else 's'}; move them away first: "
                 f"oak worker drain {worker.name}"
             )
+        ending = self._ending(worker.id)
+        if ending and not self._is_lost(worker.id):
+            raise Conflict(
+                f"worker {worker.name} is alive and has not ended {ending} instance{'' if ending == 1 else 's'} that must not run "
+                "twice (disconnect.replace); ask again when it has, or when that machine is switched off"
+            )
         self._state.workers.remove(worker.id)
         self._tell(_act(worker, f"worker {worker.name} was removed by {_asker(arguments)}"))
         await self._state.commit()
@@ -114,6 +120,12 @@ class Requests:
         logger.info("worker removed", extra={"worker": worker.name})
         self._wake()
         yield msgspec.json.encode(Changed(name=worker.name, removed=True))
+
+    def _ending(self, worker: WorkerId) -> int:
+        """Count what a worker was told to end, and would go on beside its successor if nobody waited for that."""
+        withdrawn = (one.key.service for one in self._state.withdrawals.values() if one.worker == worker)
+        specs = map(self._state.services.get, withdrawn)
+        return sum(spec is not None and spec.runs_alone for spec in specs)
 
     def _is_done(self, record: SlotRecord) -> bool:
         spec = self._state.services.get(record.placed.service)

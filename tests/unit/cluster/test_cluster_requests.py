@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from oakestra.cluster.requests import Requests
 from oakestra.cluster.state import ClusterState
 from oakestra.model.errors import Conflict, Unavailable
+from oakestra.model.service import DisconnectPolicy, UpdateOrder, UpdatePolicy
 from oakestra.store.event_log import EventLog
 from oakestra.store.fake import Disk, FakeStore
 from town import TABLES, Town, service
@@ -69,3 +71,22 @@ def test_what_was_refused_or_could_not_be_recorded_is_not_told() -> None:
         asked(town, "availability", worker=worker, availability="cordoned", by="ann")
     disk.full = False
     assert (told(disk), list(town.state.events.values())) == ([], [])
+
+
+def test_a_worker_that_still_has_to_end_what_must_not_run_twice_is_not_forgotten_while_it_is_there() -> None:
+    town = Town()
+    worker = town.worker(0, 1000)
+    alone = service(
+        disconnect=DisconnectPolicy(replace=False), update=UpdatePolicy(order=UpdateOrder.STOP_FIRST)
+    )
+    town.want(alone, 1)
+    town.rest()
+    town.slow.add(worker)
+    town.want(replace(alone, revision=1), 1)
+    town.step()
+    assert town.place(0) is None
+    with pytest.raises(Conflict, match="has not ended 1 instance"):
+        asked(town, "remove", worker=worker)
+    town.away.add(worker)
+    asked(town, "remove", worker=worker)
+    assert not town.state.workers
