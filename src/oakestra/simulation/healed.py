@@ -9,7 +9,7 @@ from oakestra.cluster.state import Availability
 from oakestra.model.container import ContainerState
 from oakestra.model.ids import ServiceId
 from oakestra.model.instance import InstanceKey, Phase, Placement, Slot, is_done
-from oakestra.model.service import InstanceAddress
+from oakestra.model.service import InstanceAddress, ServiceSpec
 from oakestra.root.state import SlotRecord, slot_key
 from oakestra.simulation.checkers import key_of, short, subnets_of_two
 from oakestra.simulation.hosts import ClusterHost, WorkerHost
@@ -149,9 +149,22 @@ def _outdated(world: World, worker: WorkerHost, key: InstanceKey) -> Iterator[st
     spec = world.root.tier.state.services[key.service].spec
     for instance in worker.tier.desired.instances if worker.tier is not None else ():
         outdated = instance.key == key and not spec.covers(instance.spec.revision)
-        waits = not spec.disconnect.replace or _is_an_update_stuck(world, worker.cluster, key.service)
+        away = not spec.disconnect.replace and _is_any_away(world, worker.cluster, spec)
+        waits = away or _is_an_update_stuck(world, worker.cluster, key.service)
         if outdated and is_open(worker) and not waits:
             yield f"{short(key)} is of revision {instance.spec.revision}, {spec.name} has {spec.revision}"
+
+
+def _is_any_away(world: World, cluster: ClusterHost, spec: ServiceSpec) -> bool:
+    """Tell whether a dead machine of a cluster has, or may still run, some instance of a service."""
+    if cluster.tier is None:
+        return True
+    slots = [held for held in cluster.tier.state.slots.values() if held.placed.service == spec.id]
+    holders = [holder for held in slots for holder, _ in held.attempts]
+    holders += [held.seen_on for held in slots if held.may_still_run(spec)]
+    holders += [one.worker for one in cluster.tier.state.withdrawals.values() if one.key.service == spec.id]
+    workers = (world.worker_of(holder) for holder in holders)
+    return any(worker is not None and not worker.alive for worker in workers)
 
 
 def _is_an_update_stuck(world: World, cluster: ClusterHost, service: ServiceId) -> bool:
