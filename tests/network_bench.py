@@ -34,7 +34,7 @@ T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 OWN = "/proc/thread-self/ns/net"
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 PORT = 8000
 ACME = OrganizationId("acme")
 OTHER = OrganizationId("other")

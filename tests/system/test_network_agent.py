@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from network_bench import (
+    PATIENCE_S,
     PORT,
     Fleet,
     Instance,
@@ -53,8 +54,8 @@ class Pair:
         made.services = [service(1001, self.near), service(1002, self.far)]
         made.tell()
 
-    def works(self) -> bool:
-        answers = [self.client.do(lambda: ask(each, "tcp", timeout_s=0.3)) for each in (NEAR, FAR)]  # noqa: B023
+    def works(self, *, within_s: float = PATIENCE_S) -> bool:
+        answers = [self.client.do(lambda: ask(each, "tcp", timeout_s=within_s)) for each in (NEAR, FAR)]  # noqa: B023
         return [answer.split(" ")[0] for answer in answers] == ["near", "far"]
 
     def tell(self) -> None:
@@ -75,7 +76,11 @@ def pair(tmp_path: Path, need_program: Callable[[str, str], str]) -> Iterator[Pa
 
 
 def kernel(machine: Machine) -> str:
-    """Return all that a machine's kernel holds for us, as text; the first line counts changes of rules."""
+    """Return all that a machine's kernel holds for us, as text; the first line counts changes of rules.
+
+    It is asked once the kernel has tried out what addresses it gave itself, which adds routes to them.
+    """
+    until(lambda: "tentative" not in machine.shell("ip", "-6", "addr"), "addresses are tried out")
     listings = (
         ("nft", "-a", "list", "ruleset"),
         ("ip", "-o", "link"),
@@ -131,7 +136,7 @@ def _heard(watch: socket.socket) -> bool:
 
 
 def test_connections_outlive_the_agent(pair: Pair) -> None:
-    with pair.client.do(lambda: socket.create_connection((FAR, PORT), timeout=2)) as stream:
+    with pair.client.do(lambda: socket.create_connection((FAR, PORT), timeout=PATIENCE_S)) as stream:
         stream.recv(100)
         for _ in range(3):
             pair.w1.restart()
@@ -171,7 +176,7 @@ def test_a_new_agent_forgets_what_is_not_wanted_any_more(pair: Pair) -> None:
     overlay = replace(pair.fleet.overlay(pair.w1), peers=())
     pair.w1.prepare(overlay)
     pair.w1.apply(overlay)
-    assert not pair.works()
+    assert not pair.works(within_s=0.3)
     assert Names.of(pair.w1.id).tunnel not in pair.w1.machine.shell("ip", "link"), (
         "nobody to reach, so nothing listens"
     )
@@ -195,7 +200,7 @@ def test_an_older_agents_table_is_replaced_as_a_whole(pair: Pair) -> None:
 def test_a_table_that_somebody_flushed_comes_back(pair: Pair) -> None:
     for _ in range(2):
         pair.w1.machine.shell("nft", "flush", "ruleset")
-        assert not pair.works()
+        assert not pair.works(within_s=0.3)
         pair.w1.prepare(pair.fleet.overlay(pair.w1))
         assert pair.works()
 
@@ -221,7 +226,7 @@ def test_what_somebody_took_away_comes_back(pair: Pair, damage: tuple[str, ...])
     names = Names.of(pair.w1.id)
     assert pair.works()
     pair.w1.machine.shell(*(word.format(table=names.table, tunnel=names.tunnel) for word in damage))
-    assert not pair.works()
+    assert not pair.works(within_s=0.3)
     pair.tell()
     assert pair.works()
 
@@ -268,7 +273,7 @@ def test_a_link_goes_though_something_holds_on_to_the_namespace_of_its_instance(
 def test_connections_to_an_instance_end_with_it(pair: Pair, place: str) -> None:
     """At once and with a reset, so its clients do not wait for somebody who is not there."""
     target, worker = (NEAR, pair.w1) if place == "near" else (FAR, pair.w2)
-    with pair.client.do(lambda: socket.create_connection((target, PORT), timeout=2)) as stream:
+    with pair.client.do(lambda: socket.create_connection((target, PORT), timeout=PATIENCE_S)) as stream:
         stream.recv(100)
         worker.detach(getattr(pair, place))
         until(lambda: is_reset(stream), "the connection is reset")
@@ -314,7 +319,7 @@ def test_an_older_kernel_is_asked_to_forget_one_connection_after_the_other(pair:
 def test_connections_to_a_lost_machine_end_after_a_while(pair: Pair) -> None:
     """While no route leads to an instance it may finish what it does; then its clients are told."""
     pair.w1.uptime_s = 100.0
-    with pair.client.do(lambda: socket.create_connection((FAR, PORT), timeout=2)) as stream:
+    with pair.client.do(lambda: socket.create_connection((FAR, PORT), timeout=PATIENCE_S)) as stream:
         stream.recv(100)
         pair.fleet.services = pair.fleet.services[:1]
         without = pair.fleet.overlay(pair.w1)

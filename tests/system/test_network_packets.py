@@ -19,6 +19,7 @@ from network_bench import (
     OTHER,
     OUTSIDE_V4,
     OUTSIDE_V6,
+    PATIENCE_S,
     PORT,
     Fleet,
     Instance,
@@ -225,7 +226,7 @@ def test_large_messages_arrive_whole(town: Town) -> None:
     for family in FAMILIES:
 
         def repeat(target: str = address(REMOTE, family)) -> bytes:
-            with socket.create_connection((target, PORT), timeout=5) as stream:
+            with socket.create_connection((target, PORT), timeout=PATIENCE_S) as stream:
                 stream.recv(100)
                 heard = bytearray()
                 for start in range(0, len(content), 65536):
@@ -307,7 +308,7 @@ def test_tenants_do_not_reach_each_other(town: Town, family: str) -> None:
     foreign += [getattr(each.namespace, family) for each in (town.strange_near, town.strange_far)]
     for target, protocol in itertools.product(foreign, ("tcp", "udp")):
         assert_refused(town.client, target, protocol)
-    assert ping_from(town.client, foreign[3]) != "pong"
+    assert town.client.do(lambda: ping(foreign[3], timeout_s=0.3)) != "pong"
     assert town.strange_near.do(lambda: ask(address(FOREIGN, family), "tcp")).startswith("strange-")
 
 
@@ -355,9 +356,19 @@ def test_an_instance_cannot_take_anothers_address(town: Town) -> None:
 
 def listener(port: int) -> socket.socket:
     each = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    each.settimeout(0.5)
+    each.settimeout(PATIENCE_S)
     each.bind(("", port))
     return each
+
+
+def hears_nothing(listening: socket.socket) -> bool:
+    """Tell whether nothing comes for a moment."""
+    listening.settimeout(0.5)
+    try:
+        listening.recv(100)
+    except TimeoutError:
+        return True
+    return False
 
 
 def test_of_its_machine_an_instance_sees_name_server_and_echo_alone(town: Town) -> None:
@@ -370,7 +381,7 @@ def test_of_its_machine_an_instance_sees_name_server_and_echo_alone(town: Town) 
             assert town.asks(target, port=53).startswith("machine "), target
             for protocol in ("tcp", "udp"):
                 assert_refused(town.client, target, protocol, port=2222)
-            assert ping_from(town.client, target) == "pong"
+            assert town.client.do(lambda: ping(target)) == "pong"  # noqa: B023
             assert town.far.do(lambda: ask(town.w1.gateway.v4, "tcp", port=53)) == "Connection refused"
 
 
@@ -393,8 +404,7 @@ def test_only_peers_put_packets_into_the_tunnel(town: Town) -> None:
         assert heard.recv(100) == b"forged", "so the packet is well formed"
         town.fleet.outside.do(lambda: send_into_tunnel(forged, town.w1))
         town.far.do(lambda: send_into_tunnel(forged, town.w1))
-        with pytest.raises(TimeoutError):
-            heard.recv(100)
+        assert hears_nothing(heard)
 
 
 def test_a_peer_cannot_speak_for_instances_here_nor_send_through_this_machine(town: Town) -> None:
@@ -408,8 +418,7 @@ def test_a_peer_cannot_speak_for_instances_here_nor_send_through_this_machine(to
         for packet in (posing, passing, own):
             town.w2.machine.do(lambda: send_into_tunnel(packet, town.w1))  # noqa: B023
         assert heard.recvfrom(100)[1][0] == town.w2.gateway.v4, "the last one, and only that"
-        with pytest.raises(TimeoutError):
-            outside.recv(100)
+        assert hears_nothing(outside)
 
 
 def send_into_tunnel(packet: bytes, worker: Worker) -> None:
@@ -427,10 +436,6 @@ def _tunnelled(*, to: str, by: str) -> bytes:
     head = head[:10] + struct.pack(">H", ~total & 0xFFFF) + head[12:]
     frame = tunnel_mac(1) + tunnel_mac(2) + b"\x08\x00" + head + datagram
     return struct.pack(">II", 0x08000000, 1 << 8) + frame
-
-
-def ping_from(instance: Instance, target: str) -> str:
-    return instance.do(lambda: ping(target, timeout_s=0.3))
 
 
 # --- other settings of the machine ------------------------------------------------------------------------------------
