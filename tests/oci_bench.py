@@ -27,7 +27,7 @@ from oakestra.runtime.machine import architecture
 from oakestra.runtime.oci import OciRuntime
 from oakestra.runtime.oci.linux.cgroups import Cgroups, hierarchies
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 IMAGE = "localhost/busybox:1"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1001:\nextra:x:2000:app\n"

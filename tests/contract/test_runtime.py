@@ -34,7 +34,7 @@ SAYS_AND_FAILS = ("sh", "-c", "echo out; echo err >&2; exit 3")
 LASTS = ("sh", "-c", "echo begun; sleep 1000")
 ECHOES = ("cat",)
 READS_NOTHING = ("sh", "-c", "sleep 1; echo awake; sleep 1000")
-TELLS_ITS_SIZE = ("sh", "-c", "stty size; trap 'stty size' WINCH; while true; do sleep 0.02; done")
+TELLS_ITS_SIZE = ("sh", "-c", "trap 'stty size' WINCH; stty size; while true; do sleep 0.02; done")
 SAYS_MUCH = ("head", "-c", "300000", "/dev/zero")
 COMMANDS = {
     SAYS_AND_FAILS: FakeCommand(
@@ -356,7 +356,7 @@ def _said(pieces: list[CommandOutput | CommandEnded], stream: OutputStream) -> b
 def test_a_command_in_a_container_says_what_it_says_and_how_it_ends(machine: Machine) -> None:
     async def story(agent: Runtime) -> None:
         await _run(agent, 1)
-        found = [piece async for piece in agent.exec(1, SAYS_AND_FAILS, timeout_s=20.0)]
+        found = [piece async for piece in agent.exec(1, SAYS_AND_FAILS, timeout_s=60.0)]
         assert found[0] == CommandOutput(stream=OutputStream.STDOUT, data=b""), "told that it runs"
         assert found[-1] == CommandEnded(exit_code=3)
         assert (_said(found, OutputStream.STDOUT), _said(found, OutputStream.STDERR)) == (b"out\n", b"err\n")
@@ -370,10 +370,10 @@ def test_a_command_needs_a_container_that_runs_and_has_it(machine: Machine) -> N
         await agent.create(spec(1, *UNTIL_TOLD))
         for number in (1, 2):
             with pytest.raises(Unavailable, match="does not run"):
-                await anext(agent.exec(number, SAYS_AND_FAILS, timeout_s=20.0))
+                await anext(agent.exec(number, SAYS_AND_FAILS, timeout_s=60.0))
         await agent.start(1)
         with pytest.raises(Rejected, match="'nothing' is not in the image"):
-            await anext(agent.exec(1, ("nothing",), timeout_s=20.0))
+            await anext(agent.exec(1, ("nothing",), timeout_s=60.0))
 
     live(machine, story)
 
@@ -381,11 +381,9 @@ def test_a_command_needs_a_container_that_runs_and_has_it(machine: Machine) -> N
 def test_a_command_that_takes_too_long_is_killed(machine: Machine) -> None:
     async def story(agent: Runtime) -> None:
         await _run(agent, 1)
-        found = [piece async for piece in agent.exec(1, LASTS, timeout_s=0.5)]
+        found = [piece async for piece in agent.exec(1, LASTS, timeout_s=3.0)]
         assert _said(found, OutputStream.STDOUT) == b"begun\n"
-        assert found[-1] == CommandEnded(
-            exit_code=TIMED_OUT, reason="did not end within 0.5 s and was killed"
-        )
+        assert found[-1] == CommandEnded(exit_code=TIMED_OUT, reason="did not end within 3 s and was killed")
 
     live(machine, story)
 
@@ -393,9 +391,9 @@ def test_a_command_that_takes_too_long_is_killed(machine: Machine) -> None:
 def test_a_command_that_says_too_much_is_killed(machine: Machine) -> None:
     async def story(agent: Runtime) -> None:
         await _run(agent, 1)
-        whole = [piece async for piece in agent.exec(1, SAYS_MUCH, timeout_s=20.0)]
+        whole = [piece async for piece in agent.exec(1, SAYS_MUCH, timeout_s=60.0)]
         assert _said(whole, OutputStream.STDOUT) == bytes(300_000)
-        bounded = agent.exec(1, SAYS_MUCH, timeout_s=20.0, output_bytes_max=200_000)
+        bounded = agent.exec(1, SAYS_MUCH, timeout_s=60.0, output_bytes_max=200_000)
         found = [piece async for piece in bounded]
         assert len(_said(found, OutputStream.STDOUT)) <= 200_000
         assert found[-1] == CommandEnded(
@@ -446,14 +444,14 @@ def test_a_command_reads_what_is_entered_to_its_end(machine: Machine) -> None:
         sent = [bytes([number % 256]) * 60_000 + bytes(range(256)) for number in range(40)]
         typist = Typist()
         typist.enter(*sent, None)
-        pieces = agent.exec(1, ECHOES, timeout_s=20.0, entered=typist.entered())
+        pieces = agent.exec(1, ECHOES, timeout_s=60.0, entered=typist.entered())
         found = [piece async for piece in pieces]
         assert found[0] == CommandOutput(stream=OutputStream.STDOUT, data=b""), "told that it runs"
         assert _said(found, OutputStream.STDOUT) == b"".join(sent)
         assert found[-1] == CommandEnded(exit_code=0)
         nothing = Typist()
         nothing.enter(None)
-        found = [piece async for piece in agent.exec(1, ECHOES, timeout_s=20.0, entered=nothing.entered())]
+        found = [piece async for piece in agent.exec(1, ECHOES, timeout_s=60.0, entered=nothing.entered())]
         assert (_said(found, OutputStream.STDOUT), found[-1]) == (b"", CommandEnded(exit_code=0))
 
     live(machine, story)
@@ -481,7 +479,7 @@ def test_a_command_at_a_terminal_has_its_size_and_heeds_ctrl_c(machine: Machine)
         await _run(agent, 1)
         typist, at = Typist(), Terminal(size=TerminalSize(rows=31, columns=101))
         attended = Attended(
-            agent.exec(1, TELLS_ITS_SIZE, timeout_s=20.0, entered=typist.entered(), terminal=at)
+            agent.exec(1, TELLS_ITS_SIZE, timeout_s=60.0, entered=typist.entered(), terminal=at)
         )
         async with asyncio.timeout(oci_bench.TIMEOUT_S), asyncio.TaskGroup() as group:
             group.create_task(attended.listen())
@@ -500,12 +498,12 @@ def test_the_end_of_what_is_typed_is_told_to_who_reads_at_a_terminal(machine: Ma
         await _run(agent, 1)
         typist, at = Typist(), Terminal(size=TerminalSize(rows=24, columns=80))
         typist.enter(b"hi\n", None)
-        pieces = agent.exec(1, ECHOES, timeout_s=20.0, entered=typist.entered(), terminal=at)
+        pieces = agent.exec(1, ECHOES, timeout_s=60.0, entered=typist.entered(), terminal=at)
         found = [piece async for piece in pieces]
         assert b"hi" in _said(found, OutputStream.STDOUT)
         assert found[-1] == CommandEnded(exit_code=0)
         with pytest.raises(Rejected, match="'nothing' is not in the image"):
-            await anext(agent.exec(1, ("nothing",), timeout_s=20.0, entered=typist.entered(), terminal=at))
+            await anext(agent.exec(1, ("nothing",), timeout_s=60.0, entered=typist.entered(), terminal=at))
 
     live(machine, story)
 

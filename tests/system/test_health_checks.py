@@ -168,12 +168,12 @@ def test_a_new_agent_goes_on_routing_to_who_was_well(machine: Machine) -> None:
 def test_a_check_that_hangs_fails_and_is_left_behind_nowhere(machine: Machine) -> None:
     async def story(scene: Scene) -> None:
         hangs = HealthCheck(
-            kind=CheckKind.EXEC, command=("sh", "-c", "sleep 999 & sleep 998"), interval_s=0.1, timeout_s=0.3,
+            kind=CheckKind.EXEC, command=("sh", "-c", "sleep 999 & sleep 998"), interval_s=0.1, timeout_s=2.0,
             unhealthy_threshold=1, start_period_s=0.0, restart_after_s=None,
         )  # fmt: skip
         spec = web(hangs)
         scene.worker.assign(spec)
-        said = "its health check failed once: sh did not end within 0.3 s and was killed"
+        said = "its health check failed once: sh did not end within 2 s and was killed"
         await until(lambda: said in scene.told())
         await scene.worker.kill()
         scene.bench.close_agents()
