@@ -54,7 +54,7 @@ def answers(port: int) -> bool:
 
 
 async def until(predicate: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not predicate():  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.01)
 
