@@ -26,7 +26,8 @@ from oakestra.model.errors import OakestraError
 from prerequisites import cannot_run
 
 CLUSTERS, WORKERS = 2, 3
-WAIT_S = 40.0
+WAIT_S = 120.0
+"""A safety net: processes start and things converge within a few seconds, and on a machine that is short of time, later."""
 SETTINGS = {"OAKESTRA_CLUSTER_WORKER_LOST_AFTER_S": "8", "OAKESTRA_ROOT_CLUSTER_LOST_AFTER_S": "8"}
 """Two beats and a little: tests that lose a machine wait for as long."""
 IMAGE = "docker.io/oakestra/example:1"
@@ -62,7 +63,7 @@ class Oak:
         return {"PATH": path, "HOME": str(self.home), **self.environment}
 
     def run(
-        self, *words: str, check: bool = True, timeout_s: float = 120.0
+        self, *words: str, check: bool = True, timeout_s: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
         """Type a command and wait for its end."""
         done = subprocess.run(
@@ -118,6 +119,16 @@ class Fleet:
         self.lab("heal")
         until(lambda: not [host for host in self.hosts().values() if host["trouble"]])
         until(lambda: {worker["name"] for worker in self.live()} == set(self.names("worker")))
+
+    def restore(self) -> None:
+        """Make good whatever an earlier test did not come to, and wait until nothing of it is left."""
+        self.heal()
+        self.oak.run("login", self.root.url, "--password", self.root_password)
+        for tier, path in (("cluster", "/api/v1/clusters/"), ("worker", "/api/v1/workers/")):
+            there = self.ask(lambda path=path: self.root.get(path))  # type: ignore[misc]
+            if drained := [each["name"] for each in there if each["availability"] != "active"]:
+                self.oak.run(tier, "uncordon", *drained)
+        until(lambda: sum(worker["instances"] for worker in self.live()) == sum(self.asked.values()))
 
     def names(self, tier: str) -> list[str]:
         """Return the names of the hosts with that tier."""
@@ -334,7 +345,6 @@ def shared_fleet(need_lab: None, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def fleet(shared_fleet: Fleet) -> Iterator[Fleet]:
     """The lab of the test run, whole before the test and after it, with somebody logged in."""
-    shared_fleet.heal()
-    shared_fleet.oak.run("login", shared_fleet.root.url, "--password", shared_fleet.root_password)
+    shared_fleet.restore()
     yield shared_fleet
     shared_fleet.heal()

@@ -75,8 +75,10 @@ def _containers(host: Host) -> Iterator[Container]:
     state = Installation(host.installation).state / "worker"
     pids = _first_processes(host)
     for row in desired(host).get("instances", ()):
-        if row["number"] in pids:
-            application, _, service, _ = row["spec"]["name"].split(".")
+        if row["number"] not in pids:
+            continue
+        application, _, service, _ = row["spec"]["name"].split(".")
+        with contextlib.suppress(FileNotFoundError):  # it goes while one looks
             yield Container(
                 worker=host.name,
                 instance=f"{application}.{service}.{row['key'][1]}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from oakestra.network.names import Names
 
 SETTLED_S = 60.0
 TUNNEL_PORT = 50103
+_CHANGING = (OSError, ValueError, KeyError, sqlite3.Error, subprocess.CalledProcessError)
+"""What comes of looking while a host boots, a worker is not known to live, or a file is being replaced."""
 _PREFIXES = {"v4": 26, "v6": 64}
 """Of a worker's subnet."""
 
@@ -70,9 +73,9 @@ def differences(fleet: Fleet) -> list[str]:
     )
     try:
         seen = look(lab)
-    except (OSError, ValueError, KeyError, sqlite3.Error) as error:  # it changes while one looks
+        return [*_unmet(fleet.asked, said), *_compared(seen, _wanted(lab, said, seen))]
+    except _CHANGING as error:
         return [f"cannot be looked at: {error!r}"]
-    return [*_unmet(fleet.asked, said), *_compared(seen, _wanted(lab, said, seen))]
 
 
 def _compared(seen: Mapping[str, HostSeen], wanted: Mapping[str, Facts]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from oak_command import Oak
 
 OAK = (sys.executable, "-c", "import sys; from oakestra.cli import main; sys.exit(main())")
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 
 
 def variables(oak: Oak) -> dict[str, str]:

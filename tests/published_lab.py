@@ -20,7 +20,7 @@ PUBLISHED_PASSWORD = "Admin"
 WORKERS = 3
 PAGE = "Welcome to nginx!"
 CURL = b'#!/bin/sh\nexec wget -q -O - "$2"\n'
-STARTED_WITHIN_S = 40.0
+STARTED_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from lab_fixture import Document, Fleet, client, direct, server, until
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 APPLICATIONS = 10
 SERVICES = ("server", "first", "second")

@@ -19,7 +19,7 @@ from oakestra.control import processes
 from oakestra.control.installation import Installation
 from oakestra.lab import record
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 SIZE = "24m"
 ADDRESSES = (f"10.30.88.{number}" for number in itertools.count(1))

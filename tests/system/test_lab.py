@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from lab_fixture import Fleet, client, direct, server, until
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 ADDRESS = "10.30.77.1"
 NAME = "lab"
@@ -18,11 +19,28 @@ COUNT = 3
 
 @pytest.fixture
 def pair(fleet: Fleet) -> Iterator[Fleet]:
-    """Two servers and a client, of which the client is in the second cluster and the servers are in the first."""
-    services = (server(ADDRESS, constraints=direct("c1")), client(ADDRESS, constraints=direct("c2")))
+    """Two servers and a client, which wait where they are for a machine that is long in coming back."""
+    with a_pair(fleet, disconnect={"lost_after_s": 120}):
+        yield fleet
+
+
+@pytest.fixture
+def hasty_pair(fleet: Fleet) -> Iterator[Fleet]:
+    """The same, of which each is replaced as soon as its machine is lost."""
+    with a_pair(fleet):
+        yield fleet
+
+
+@contextmanager
+def a_pair(fleet: Fleet, **policy: Any) -> Iterator[None]:
+    """The client is in the second cluster and the servers are in the first."""
+    services = (
+        server(ADDRESS, constraints=direct("c1"), **policy),
+        client(ADDRESS, constraints=direct("c2"), **policy),
+    )
     with fleet.application(NAME, *services, counts={"server": 2, "client": 1}):
         fleet.until_greeted(NAME)
-        yield fleet
+        yield
 
 
 def pids(fleet: Fleet) -> dict[str, dict[str, int | None]]:
@@ -108,7 +126,8 @@ def test_the_supervisor_dies_and_the_next_one_finds_everything_running(pair: Fle
 # --- the network fails -------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_cut_off_is_replaced_and_taken_back(pair: Fleet) -> None:
+def test_a_worker_that_is_cut_off_is_replaced_and_taken_back(hasty_pair: Fleet) -> None:
+    pair = hasty_pair
     lost = where(pair, "server")[0]
     pair.lab("cut", lost)
     assert pair.hosts()[lost]["network"] == "cut off"
@@ -137,9 +156,10 @@ def test_two_hosts_are_cut_from_one_another_only(pair: Fleet) -> None:
     pair.lab("cut", at, servers[0], "--one-way")
     assert "lost from" in pair.hosts()[at]["network"]
     addresses = {name: host["address"] for name, host in pair.hosts().items()}
-    ping = ("busybox", "ping", "-c", "1", "-W", "1")
+    ping = ("busybox", "ping", "-c", "1", "-W", "20")
+    briefly = (*ping[:-1], "1")
     assert pair.oak.run(
-        "lab", "exec", "--name", pair.name, at, *ping, addresses[servers[0]], check=False
+        "lab", "exec", "--name", pair.name, at, *briefly, addresses[servers[0]], check=False
     ).returncode
     pair.lab("exec", at, *ping, addresses[servers[1]])
     pair.lab("exec", at, *ping, addresses["root"])

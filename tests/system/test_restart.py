@@ -16,7 +16,7 @@ from load import connections, requests
 from oakestra.control import processes
 from oakestra.lab import plan, power, record
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 ADDRESSES = (f"10.30.89.{number}" for number in itertools.count(1))
 PORT, PUBLISHED = 7, 8907

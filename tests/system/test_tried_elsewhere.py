@@ -14,14 +14,14 @@ from oakestra.lab import plan, record
 from oakestra.lab.plan import namespace_path
 from oakestra.runtime.images.build import build_busybox_image
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def fleet(need_lab: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A cluster of two workers of its own: what is fetched there, nobody else has. It is left as it should be."""
     oak = Oak(tmp_path_factory.mktemp("home"), SETTINGS)
-    with a_lab(f"e{os.getpid() % 10**7}", oak, clusters=1, workers=2) as made:
+    with a_lab(f"h{os.getpid() % 10**7}", oak, clusters=1, workers=2) as made:
         made.oak.run("login", made.root.url, "--password", made.root_password)
         yield made
         until_true(made)

@@ -17,7 +17,7 @@ from oakestra.control.installation import Installation
 from oakestra.lab import plan, record
 from oakestra.runtime.oci.rootfs import unmount
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 ADDRESSES = (f"10.30.86.{number}" for number in itertools.count(1))
 
