@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine import Machine, until
+from machine import Machine, cgroups_of, until
 
 from prerequisites import cannot_run
 
 CHECKOUT = Path(__file__).parents[2]
 SYSTEMD = "/lib/systemd/systemd"
-BOOTED_WITHIN_S = 40.0
+BOOTED_WITHIN_S = 120.0
 
 # What would reach for the machine's devices, clock and settings stays out.
 MASKED = """
@@ -85,7 +85,7 @@ class Booted(Machine):
     boots: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def enter(
-        self, *command: str, check: bool = True, timeout_s: float = 120
+        self, *command: str, check: bool = True, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             ("nsenter", f"--target={self._first_process()}", "--all", "--root", "--wd", "--", *command),
@@ -119,8 +119,8 @@ class Booted(Machine):
         boot = self.boots[-1]
         with contextlib.suppress(StopIteration, ProcessLookupError):
             os.kill(int(self._first_process()), 9)
-        boot.wait(10)
-        for group in sorted(Path("/sys/fs/cgroup").rglob(f"{self.name}/**/"), reverse=True):
+        boot.wait(60)
+        for group in reversed(cgroups_of(self.name)):
             until(lambda group=group: _removed(group))  # type: ignore[misc]
 
     def _first_process(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,8 @@ from oakestra.runtime.images.build import build_example
 from oakestra.transport.broker import recorded_broker
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web.json"
-WAIT_S = 30.0
+WAIT_S = 90.0
+"""A safety net; most of what is waited for takes a second or two."""
 T = TypeVar("T")
 
 
@@ -37,7 +39,7 @@ class Machine:
         self.installation = Installation(self.name)
 
     def enter(
-        self, *command: str, check: bool = True, timeout_s: float = 120
+        self, *command: str, check: bool = True, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in the machine's network."""
         own = {"HOME": str(self.home), "OAKESTRA_INSTALLATION": self.name, **self.environment}
@@ -85,11 +87,12 @@ class Machine:
 
     def container_pids(self) -> dict[int, int]:
         """Return the first process of every container, by local number."""
-        states = (self.installation.runtime / "worker" / "runc").glob("*/state.json")
-        return {
-            int(state.parent.name.rpartition("-")[2]): int(json.loads(state.read_text())["init_process_pid"])
-            for state in states
-        }
+        found = {}
+        for state in (self.installation.runtime / "worker" / "runc").glob("*/state.json"):
+            with contextlib.suppress(FileNotFoundError):  # it goes while one looks
+                number = int(state.parent.name.rpartition("-")[2])
+                found[number] = int(json.loads(state.read_text())["init_process_pid"])
+        return found
 
     def deploy_example(self, servers: int) -> None:
         """Load the example's image, create the application and wait until all of it is ready."""
@@ -120,7 +123,7 @@ _FETCH = """
 import sys, urllib.request
 for _ in range(int(sys.argv[2])):
     try:
-        print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode().strip())
+        print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode().strip())
     except OSError:
         pass
 """
@@ -154,7 +157,6 @@ class Traces:
             for entry in _readable("/proc/[0-9]*/cmdline")
         }
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        cgroups = [str(path) for path in Path("/sys/fs/cgroup").rglob("*") if name in path.parts]
         directories = [
             str(path)
             for parent in ("/var/lib", "/run", "/var/log")
@@ -166,10 +168,16 @@ class Traces:
             ),
             mounts=frozenset(line for line in mounts if f"/{name}/" in line and "/run/netns/" not in line),
             namespaces=frozenset(directories),
-            cgroups=frozenset(cgroups),
+            cgroups=frozenset(map(str, cgroups_of(name))),
             links=frozenset(machine.enter("ip", "-br", "link").stdout.split("\n")),
             tables=machine.enter("nft", "list", "tables").stdout,
         )
+
+
+def cgroups_of(name: str) -> list[Path]:
+    """Return every cgroup of that name, and those below it; others come and go meanwhile."""
+    found = (Path(directory) for directory, _, _ in os.walk("/sys/fs/cgroup"))
+    return sorted(path for path in found if name in path.parts)
 
 
 def _readable(pattern: str) -> Iterator[Path]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from oakestra.cli import doctor
 from oakestra.cli.doctor.finding import Level
 from oakestra.control import processes
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 LISTEN = "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(); sys.stdin.read()"
 
 
@@ -42,9 +41,10 @@ def traces(machine: Machine) -> tuple[str, ...]:
     """Return everything of a machine that looking at it might change."""
     commands = (("ip", "-br", "link"), ("ip", "route"), ("nft", "list", "ruleset"))
     seen = [machine.enter(*command).stdout for command in commands]
-    scratch = [*Path(tempfile.gettempdir()).glob("*oak-doctor*"), *Path("/var/lib").rglob("*oak-doctor*")]
+    places = (machine.installation.state, machine.installation.state.parent, Path("/var/lib"))
+    scratch = [path for place in places for path in place.glob(".oak-doctor*")]
     forwards = machine.enter("cat", "/proc/sys/net/ipv4/ip_forward").stdout
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "doctor" in line]
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "oak-doctor" in line]
     return (*seen, forwards, *map(str, scratch), *mounts)
 
 
@@ -84,9 +84,10 @@ def test_a_tier_that_nobody_wrote_down_is_known_by_its_command_line(fleet: Fleet
 
 def test_a_peer_that_is_away_is_missed(machine: Machine, need_mosquitto: None) -> None:
     machine.oak("up", "--installation", machine.name)
-    os.kill(machine.pid("supervisor"), 9)
-    for tier in ("cluster", "root"):
-        os.kill(machine.pid(tier), 9)
+    dead = [machine.pid(tier) for tier in ("supervisor", "cluster", "root")]
+    for pid in dead:
+        processes.kill(pid)
+        until(lambda pid=pid: processes.look(pid) is None)  # type: ignore[misc]
     (root,) = findings(machine, "cluster", code=1)
     assert root["what"] == "root is not reached at 127.0.0.1:50052: Connection refused"
     (cluster,) = findings(machine, "worker", code=1)

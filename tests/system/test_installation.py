@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from machine import Machine, Traces, a_machine, until
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 SERVERS = 3
 
 
