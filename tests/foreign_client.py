@@ -45,7 +45,7 @@ class Client:
     token: str = ""
 
     def ask(self, method: str, url: str, body: Any = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection(self.root.removeprefix("http://"), timeout=20)
+        connection = http.client.HTTPConnection(self.root.removeprefix("http://"), timeout=60)
         try:
             sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             lines = {name.replace("_", "-"): value for name, value in headers.items()}

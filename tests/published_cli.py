@@ -23,7 +23,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 """The client needs 3.10 or newer."""
 COLUMNS = 400
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class CannotInstall(Exception):

@@ -29,7 +29,7 @@ def browse(tmp_path: Path, need_program: Callable[[str, str], str]) -> Callable[
             chromium, "--headless", "--disable-gpu", *sandbox, f"--user-data-dir={tmp_path / 'profile'}",
             f"--virtual-time-budget={LOAD_MS}", "--dump-dom", url,
         ]  # fmt: skip
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
         return shown.stdout
 
     return browse
