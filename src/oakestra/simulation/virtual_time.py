@@ -30,7 +30,7 @@ MILLISECOND = 0.001
 
 
 class Due(asyncio.TimerHandle):
-    """Something to be done. It has no more than the loop needs: asyncio's own took a twentieth of a simulation's time."""
+    """Something to be done, with no more than this loop needs: a seed makes some ten thousand of them."""
 
     __slots__ = ("arguments", "callback", "context", "is_off", "when_s")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -129,17 +129,26 @@ async def nothing_more(events: AsyncGenerator[Event, None]) -> None:
             raise AssertionError((await anext(events)).reason)
 
 
+@asynccontextmanager
+async def away_after_two(
+    fleet: Fleet, *, wall_s: float = 1.0
+) -> AsyncIterator[tuple[Disk, AsyncGenerator[Event, None]]]:
+    """Follow the fleet, hear two events of a cluster, and let that die; yield its disk, too."""
+    east = await fleet.start(EAST)
+    fleet.hear(EAST)
+    await east.happened("a", "b", wall_s=wall_s)
+    async with aclosing(fleet.follow()) as events:
+        assert await told_next(events, 2) == ["a", "b"]
+        await east.die()
+        yield east.disk, events
+
+
 def test_a_cluster_that_was_away_is_asked_again_and_tells_each_event_once() -> None:
     async def story(fleet: Fleet) -> None:
-        east = await fleet.start(EAST)
-        fleet.hear(EAST)
-        await east.happened("a", "b")
-        async with aclosing(fleet.follow()) as events:
-            assert await told_next(events, 2) == ["a", "b"]
-            await east.die()
+        async with away_after_two(fleet) as (disk, events):
             await fleet.happened("root goes on")
             assert await told_next(events, 1) == ["root goes on"]
-            east = await fleet.start(EAST, east.disk)
+            east = await fleet.start(EAST, disk)
             await east.happened("c")
             fleet.hear(EAST)
             assert await told_next(events, 1) == ["c"]
@@ -185,12 +194,7 @@ def test_a_cluster_that_joins_later_is_heard() -> None:
 
 def test_a_cluster_that_lost_its_records_counts_anew_whatever_its_clock_says() -> None:
     async def story(fleet: Fleet) -> None:
-        east = await fleet.start(EAST)
-        fleet.hear(EAST)
-        await east.happened("a", "b", wall_s=9.0)
-        async with aclosing(fleet.follow()) as events:
-            assert await told_next(events, 2) == ["a", "b"]
-            await east.die()
+        async with away_after_two(fleet, wall_s=9.0) as (_, events):
             east = await fleet.start(EAST, Disk({"events": {}}, epoch=2))
             await east.happened("c", wall_s=1.0)
             fleet.hear(EAST)
@@ -201,14 +205,9 @@ def test_a_cluster_that_lost_its_records_counts_anew_whatever_its_clock_says() -
 
 def test_who_begins_a_new_epoch_on_old_records_tells_nothing_twice() -> None:
     async def story(fleet: Fleet) -> None:
-        east = await fleet.start(EAST)
-        fleet.hear(EAST)
-        await east.happened("a", "b")
-        async with aclosing(fleet.follow()) as events:
-            assert await told_next(events, 2) == ["a", "b"]
-            await east.die()
-            east.disk.epoch = 2
-            east = await fleet.start(EAST, east.disk)
+        async with away_after_two(fleet) as (disk, events):
+            disk.epoch = 2
+            east = await fleet.start(EAST, disk)
             await east.happened("c")
             fleet.hear(EAST)
             assert await told_next(events, 1) == ["c"]
