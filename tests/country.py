@@ -11,7 +11,7 @@ from oakestra.model.machine import Capacity
 from oakestra.model.service import Application, InstanceAddress, Resources, ServiceSpec
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
-from oakestra.root.observe import Observed, observe
+from oakestra.root.observe import Observed, last_pass, observe
 from oakestra.root.plan import plan
 from oakestra.root.render import cluster_assignments
 from oakestra.root.state import (
@@ -19,6 +19,7 @@ from oakestra.root.state import (
     Availability,
     ClusterRecord,
     ClusterView,
+    LastPass,
     RootState,
     ServiceRecord,
     SlotRecord,
@@ -111,7 +112,7 @@ class Country:
     def restart_root(self) -> None:
         """Let root forget all that is not in its records."""
         self.state.views = {}
-        self.state.turned_since_s = {}
+        self.state.last = LastPass()
         self.since_s = self.now_s
 
     def happen(self, action: str, cluster: ClusterId, number: int) -> None:
@@ -155,8 +156,7 @@ class Country:
             view = self.state.views.setdefault(id, ClusterView())
             view.last_seen_s = self.now_s
         observed = self.seen()
-        self.state.turned_since_s = observed.turned_since_s
-        self.state.memory = observed.memory
+        self.state.last = last_pass(observed)
         decisions = plan(observed)
         apply(self.state, decisions, now_wall_s=self.now_s)
         for id, told in cluster_assignments(self.seen()).items():

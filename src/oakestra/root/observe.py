@@ -13,6 +13,7 @@ from oakestra.root.state import (
     Availability,
     BuriedRecord,
     ClusterRecord,
+    LastPass,
     Refused,
     RolloutState,
     Room,
@@ -142,15 +143,15 @@ def observe(
         withdrawals=state.withdrawals_by_placement(),
         buried=state.buried_by_id(),
         clusters=clusters,
-        refused=_refused(state.refused, slots, clusters),
+        refused=_refused(state.last.refused, slots, clusters),
         memory=remember(
             ((slot, record.placement, record.failed) for slot, record in slots.items() if record.failed),
-            state.memory,
+            state.last.memory,
             now_s,
         ),
         turned_since_s=since(
             (slot for slot, record in slots.items() if record.turned and record.is_ready),
-            state.turned_since_s,
+            state.last.turned_since_s,
             now_s,
         ),
         standing=_standing(state, now_s),
@@ -161,6 +162,17 @@ def observe(
     )
 
 
+def last_pass(observed: Observed) -> LastPass:
+    """Return what of this the next pass, and users, still need."""
+    return LastPass(
+        standing=observed.standing,
+        turned_since_s=observed.turned_since_s,
+        memory=observed.memory,
+        refused=observed.refused,
+        lost=frozenset(id for id, one in observed.clusters.items() if one.liveness is Liveness.LOST),
+    )
+
+
 def _standing(state: RootState, now_s: float) -> Mapping[ServiceId, Standing]:
     found: dict[ServiceId, Standing] = {}
     for record in state.services.values():
@@ -168,7 +180,7 @@ def _standing(state: RootState, now_s: float) -> Mapping[ServiceId, Standing]:
         if rollout is None or rollout.state is not RolloutState.ROLLING:
             continue
         now = Standing(record.spec.revision, rollout.updated, now_s)
-        before = state.standing.get(record.spec.id, now)
+        before = state.last.standing.get(record.spec.id, now)
         same = (before.revision, before.updated) == (now.revision, now.updated)
         found[record.spec.id] = before if same else now
     return found

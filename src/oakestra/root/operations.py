@@ -305,23 +305,38 @@ class Operations:
         return changed
 
     async def remove_cluster(self, asker: Principal, id: str) -> ClusterRecord:
-        """Forget a cluster that holds nothing; should it come back, it is a new member."""
+        """Forget a cluster that is lost or holds nothing; should it come back, it is a new member.
+
+        What a lost one had is placed elsewhere, whatever its policy: who removes it says that it is gone for good.
+        """
         record = self._cluster(id)
+        if record.id not in self._state.last.lost:
+            self._must_hold_nothing(record)
+        self._state.clusters.remove(record.id)
+        self._tell(f"cluster {record.name} was removed by {asker.name}", subject=record.name)
+        await self._commit("cluster removed", asker, cluster=record.name)
+        self._state.views.pop(record.id, None)
+        return record
+
+    def _must_hold_nothing(self, cluster: ClusterRecord) -> None:
         held = sum(
-            holder == record.id
+            holder == cluster.id
             for slot in self._state.slots.values()
             if not is_done(self._state.services[slot.slot.service].spec, slot.status)
             for holder, _ in slot.placements
         )
         if held:
             raise Conflict(
-                f"cluster {record.name} has {held} instance{'' if held == 1 else 's'}; move them away first: oak cluster drain {record.name}"
+                f"cluster {cluster.name} has {held} instance{'' if held == 1 else 's'}; move them away first: "
+                f"oak cluster drain {cluster.name} (one that is lost may be removed with what it has)"
             )
-        self._state.clusters.remove(record.id)
-        self._tell(f"cluster {record.name} was removed by {asker.name}", subject=record.name)
-        await self._commit("cluster removed", asker, cluster=record.name)
-        self._state.views.pop(record.id, None)
-        return record
+        told = [one.placed.service for one in self._state.withdrawals.values() if one.cluster == cluster.id]
+        ending = sum(self._state.services[service].spec.runs_alone for service in told)
+        if ending:
+            raise Conflict(
+                f"cluster {cluster.name} has not ended {ending} instance{'' if ending == 1 else 's'} that must not run twice "
+                "(disconnect.replace); ask again when it has, or when it is lost"
+            )
 
     # --- instances ---------------------------------------------------------------------------------------------
 

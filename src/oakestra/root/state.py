@@ -350,6 +350,22 @@ class Standing:
     since_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastPass:
+    """What the last pass saw that is still needed. Memory only, so a restart gives a fresh grace."""
+
+    standing: Mapping[ServiceId, Standing] = field(default_factory=dict)
+    """Of every update under way."""
+    turned_since_s: Mapping[Slot, float] = field(default_factory=dict)
+    """Since when a successor in another cluster serves, while its predecessor is still there."""
+    memory: Memory = field(default_factory=Memory)
+    """Of instances that failed in some cluster lately."""
+    refused: Mapping[tuple[Slot, ClusterId], Refused] = field(default_factory=dict)
+    """Refusals that still hold."""
+    lost: frozenset[ClusterId] = frozenset()
+    """Clusters that are lost."""
+
+
 class RootState:
     """Root's working set. Change it, `await commit()`, then wake the loop."""
 
@@ -373,16 +389,9 @@ class RootState:
         self.views: dict[ClusterId, ClusterView] = {}
         self.renewed_s = float("-inf")
         """When these records turned out to be an older copy, by `uptime_s`; memory only."""
-        self.standing: Mapping[ServiceId, Standing] = {}
-        """Of every update under way, as the last pass saw it; memory only, so a restart gives a fresh grace."""
         self.changed_here: set[ClusterId | ServiceId] = set()
         """Clusters that somebody closed or opened, and services that somebody updated, since this process started."""
-        self.turned_since_s: Mapping[Slot, float] = {}
-        """Since when a successor in another cluster serves, while its predecessor is still there; memory only."""
-        self.memory = Memory()
-        """Of instances that failed in some cluster lately, as the last pass saw it; not kept."""
-        self.refused: Mapping[tuple[Slot, ClusterId], Refused] = {}
-        """Refusals that still hold, as the last pass saw them; memory only."""
+        self.last = LastPass()
         self.usage: dict[InstanceKey, InstanceUsage] = {}
         self.histories = Histories()
         """Of instances by their key and of clusters by their id."""

@@ -24,7 +24,7 @@ from oakestra.root.addresses import first_lease
 from oakestra.root.decisions import Decision
 from oakestra.root.execute import apply, stamp
 from oakestra.root.moves import CLUSTER_GRACE_S, lingers_s
-from oakestra.root.observe import REBUILT_AFTER_S, Observed, observe, only_time_passed
+from oakestra.root.observe import REBUILT_AFTER_S, Observed, last_pass, observe, only_time_passed
 from oakestra.root.plan import plan, remedies
 from oakestra.root.rebuild.execute import begin_anew
 from oakestra.root.render import cluster_assignments
@@ -253,9 +253,7 @@ class Root:
         if self._is_settled(observed):
             return self._next_deadline_s(observed, busy=False)
         changes = self._changes()
-        self.state.refused, self.state.standing = observed.refused, observed.standing
-        self.state.turned_since_s = observed.turned_since_s
-        self.state.memory = observed.memory
+        self.state.last = last_pass(observed)
         decisions = plan(observed)
         seen = observed
         self._tell(observed, decisions)

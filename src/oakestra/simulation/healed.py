@@ -72,8 +72,10 @@ def _not_known_again(world: World) -> Iterator[str]:
 
 
 def _rests(world: World, slot: Slot) -> bool:
-    tiers = (world.root.tier, *(cluster.tier for cluster in world.clusters.values()))
-    return any(tier is not None and slot in tier.state.memory.rests_s for tier in tiers)
+    root = world.root.tier
+    memories = [cluster.tier.state.memory for cluster in world.clusters.values() if cluster.tier is not None]
+    memories += [root.state.last.memory] if root is not None else []
+    return any(slot in memory.rests_s for memory in memories)
 
 
 def _of_slot(

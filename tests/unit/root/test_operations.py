@@ -11,14 +11,14 @@ import pytest
 
 from oakestra.model.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from oakestra.model.ids import OrganizationId, UserId
-from oakestra.model.instance import Slot
+from oakestra.model.instance import Placement, Slot
 from oakestra.root.decisions import ForgetService, ForgetSlot
 from oakestra.root.execute import apply
-from oakestra.root.state import RootState, slot_key
+from oakestra.root.state import LastPass, RootState, WithdrawalRecord, placement_key, slot_key
 from oakestra.root.users.access import ADMIN, APPLICATION_PROVIDER, ORGANIZATION_ADMIN, Principal
 from oakestra.store.fake import FakeStore
 from oakestra.wire.sla import parse_sla
-from root_api import TABLES, RootApi, start_api
+from root_api import CLUSTER, TABLES, RootApi, let_cluster_join, let_run, start_api
 from sla_samples import application, microservice, sla
 
 HOME, ABROAD = OrganizationId("0" * 24), OrganizationId("f" * 24)
@@ -296,5 +296,39 @@ def test_what_is_listed_keeps_its_order_when_records_are_read_afresh(tmp_path: P
         assert [name.split(".")[2] for name in before[1][:3]] == ["sb", "sa", "sc"]
         api.state.records.load()
         assert listed() == before
+
+    run(tmp_path, story)
+
+
+def test_a_cluster_that_is_lost_may_be_removed_with_what_it_has(tmp_path: Path) -> None:
+    async def story(api: RootApi) -> None:
+        let_cluster_join(api)
+        service = await one_service(api)
+        await api.operations.deploy(ANN, service)
+        let_run(api, service)
+        with pytest.raises(Conflict, match="cluster east has 1 instance; move"):
+            await api.operations.remove_cluster(ANN, CLUSTER)
+        api.state.last = LastPass(lost=frozenset({CLUSTER}))
+        await api.operations.remove_cluster(ANN, CLUSTER)
+        assert not api.state.clusters
+
+    run(tmp_path, story)
+
+
+def test_a_cluster_ends_what_must_not_run_twice_before_it_is_removed(tmp_path: Path) -> None:
+    """Nobody would wait for it any more."""
+
+    async def story(api: RootApi) -> None:
+        let_cluster_join(api)
+        alone = microservice(disconnect={"replace": False})
+        (record,) = await api.operations.create_applications(ANN, parse_sla(sla(application(alone))))
+        placed = Placement(record.services[0], 0, 1)
+        withdrawn = WithdrawalRecord(placed=placed, cluster=CLUSTER, since_generation=1)
+        api.state.withdrawals.put(placement_key(placed), withdrawn)
+        with pytest.raises(Conflict, match="has not ended 1 instance that must not run twice"):
+            await api.operations.remove_cluster(ANN, CLUSTER)
+        api.state.last = LastPass(lost=frozenset({CLUSTER}))
+        await api.operations.remove_cluster(ANN, CLUSTER)
+        assert not api.state.clusters
 
     run(tmp_path, story)
