@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lab_fixture import IMAGE, Oak
+from lab_fixture import IMAGE, Oak, until
 from oakestra.control import processes
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -163,12 +163,15 @@ def test_down_needs_neither_records_nor_ancestors(place: Place) -> None:
         assert found, "a child that is just being made has its parent's words"
         for process in found:
             processes.kill(process)
+    until(
+        lambda: any("mosquitto" in line for line in place.left())
+    )  # what was killed takes a moment to be dead
     for line in place.left():
         if line.startswith("/usr/bin/conmon"):
             for conmon in processes.find_by_argument(line.split()[line.split().index("--cuuid") + 1]):
                 processes.kill(conmon)
+    until(lambda: any("/bin/serve" in line for line in place.left()))
     assert any("mosquitto" in line for line in place.left())
-    assert any("/bin/serve" in line for line in place.left())
     for directory in (f"/var/lib/oakestra/lab-{NAME}", f"/run/oakestra/lab-{NAME}"):
         for file in Path(directory).glob("*.json"):
             file.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,6 +40,10 @@ from oakestra.network.plane import DRAIN_S
 
 pytestmark = pytest.mark.root
 
+_NEIGHBOUR = {28, 29}
+"""RTM_NEWNEIGH and RTM_DELNEIGH."""
+_STATE_AT, _LASTING = 16 + 8, 0x80 | 0x40
+"""Where a neighbour's state is in such a message; NUD_PERMANENT and NUD_NOARP, which nothing but a request makes."""
 NEAR, FAR = semantic_address(1001).v4, semantic_address(1002).v4
 
 
@@ -127,11 +132,14 @@ def _monitor() -> socket.socket:
 
 
 def _heard(watch: socket.socket) -> bool:
-    try:
-        while watch.recv(65536):
-            return True
-    except BlockingIOError:
-        return False
+    """Tell whether anything was changed; whom the kernel meets and forgets by itself is nobody's change (rtnetlink(7))."""
+    with contextlib.suppress(BlockingIOError):
+        while messages := watch.recv(65536):
+            while messages:
+                length, kind = struct.unpack_from("=IH", messages)
+                if kind not in _NEIGHBOUR or struct.unpack_from("=H", messages, _STATE_AT)[0] & _LASTING:
+                    return True
+                messages = messages[length + 3 & ~3 :]
     return False
 
 
